@@ -1,0 +1,20 @@
+"""Latent text-to-image diffusion that one engineer can read in a day."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Pipeline", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from ldm.pipeline import Pipeline, load
+
+
+def __getattr__(name: str) -> Any:
+    # Torch and transformers take seconds to import; `ldm --help` and `import ldm` do not wait for them.
+    if name in ("Pipeline", "load"):
+        from ldm import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'ldm' has no attribute {name!r}")
