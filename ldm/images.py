@@ -1,0 +1,65 @@
+"""Pictures as tensors in -1..1, as bytes, and as files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm.errors import UserError, choose
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def to_signed(images: Tensor) -> Tensor:
+    """uint8 0..255 to float32 -1..1."""
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Float -1..1 (clamped) to uint8 0..255, rounded."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """Pictures (B, 1 or 3, H, W) in -1..1 to PIL images of mode L or RGB."""
+    arrays = to_bytes(images).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
+
+
+def grid(images: Tensor, columns: int, border: int = 2) -> Tensor:
+    """Lay pictures (B, C, H, W) in -1..1 out in rows of ``columns``: one picture (C, H', W') on white."""
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = torch.ones(channels, rows * (height + border) + border, columns * (width + border) + border)
+    for i, picture in enumerate(images.float().cpu()):
+        top = border + (i // columns) * (height + border)
+        left = border + (i % columns) * (width + border)
+        sheet[:, top : top + height, left : left + width] = picture
+    return sheet
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write one picture; its format follows the name. Written beside and renamed, so never half there.
+
+    Raises:
+        UserError: the name's ending is no known format, or the folder cannot be written.
+    """
+    choose(path.suffix.lower(), FORMATS, "picture format")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(temporary, format=FORMATS[path.suffix.lower()])
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def save_grid(images: Tensor, path: Path, columns: int, scale: int = 1) -> None:
+    """Write pictures (B, C, H, W) in -1..1 as one sheet, enlarged ``scale`` times without smoothing."""
+    sheet = to_pil(grid(images, columns)[None])[0]
+    save_image(sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST), path)

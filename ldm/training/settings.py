@@ -1,0 +1,247 @@
+"""The settings of a training run: what a configuration file may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ldm.data.sources import SourceConfig
+from ldm.diffusion.prediction import Prediction
+from ldm.diffusion.settings import ProcessConfig
+from ldm.errors import UserError
+from ldm.models.toy import ToyUNetConfig
+from ldm.models.unet import UNetConfig
+from ldm.models.vae import VAEConfig
+from ldm.schema import Settings
+
+
+class TrainSettings(Settings):
+    """How to train, whatever is trained.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        batch_size: samples per process and micro-batch.
+        gradient_accumulation: micro-batches per step.
+        learning_rate: peak of AdamW's learning rate.
+        lr_schedule: after the warm-up, ``constant`` or ``cosine`` to zero at the last step.
+        lr_warmup_steps: steps of linear warm-up.
+        adam_beta1, adam_beta2, weight_decay: of AdamW.
+        max_grad_norm: gradients are scaled down to this norm.
+        mixed_precision: ``no``, ``bf16`` or ``fp16`` (CUDA only) autocast.
+        ema_decay: of the moving average of weights that checkpoints draw with; 0 is off.
+        ema_power: warm-up, decay at step n = min(ema_decay, 1 - (1 + n)^-power).
+        gradient_checkpointing: recompute activations: less memory, a third more work.
+        channels_last: memory format of the networks.
+        compile: ``torch.compile`` the networks.
+        workers: processes that prepare samples; 0 is the main process.
+        log_every, sample_every, checkpoint_every: in steps; a checkpoint and samples are also made at the end.
+        keep_checkpoints: how many of the newest to keep.
+        tensorboard: also write TensorBoard logs (extra ``tensorboard``).
+    """
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(64, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    lr_warmup_steps: int = Field(500, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    ema_power: float = Field(2 / 3, gt=0, le=1)
+    gradient_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    workers: int = Field(0, ge=0)
+    log_every: int = Field(50, ge=1)
+    sample_every: int = Field(1000, ge=1)
+    checkpoint_every: int = Field(1000, ge=1)
+    keep_checkpoints: int = Field(1, ge=1)
+    tensorboard: bool = False
+
+
+class PixelCodecConfig(Settings):
+    """Diffuse pixels."""
+
+    kind: Literal["pixel"] = "pixel"
+
+
+class VAECodecConfig(Settings):
+    """Diffuse the latents of a VAE.
+
+    Attributes:
+        path: a run or model folder with a ``vae``.
+        cache: encode every picture once at the start and keep the moments in memory.
+    """
+
+    kind: Literal["vae"]
+    path: Path
+    cache: bool = False
+
+
+class NoConditionConfig(Settings):
+    """An unconditional network."""
+
+    kind: Literal["none"] = "none"
+
+
+class LabelConditionConfig(Settings):
+    """A class label as one learned token.
+
+    Attributes:
+        classes: labels are 0 .. classes - 1.
+        drop: share of samples whose label is dropped, which trains the unconditional branch.
+    """
+
+    kind: Literal["label"]
+    classes: int = Field(ge=1)
+    drop: float = Field(0.1, ge=0, le=1)
+
+
+class TextConditionConfig(Settings):
+    """Captions through a CLIP text tower.
+
+    Attributes:
+        path: a run or model folder with ``text_encoder`` and ``tokenizer``.
+        drop: share of samples whose caption is dropped.
+    """
+
+    kind: Literal["text"]
+    path: Path
+    drop: float = Field(0.1, ge=0, le=1)
+
+
+CodecConfig = Annotated[PixelCodecConfig | VAECodecConfig, Field(discriminator="kind")]
+ConditionConfig = Annotated[NoConditionConfig | LabelConditionConfig | TextConditionConfig, Field(discriminator="kind")]
+
+
+class SampleSettings(Settings):
+    """How a run, and the model it leaves, draws by default.
+
+    Attributes:
+        sampler, steps, guidance: as in ``ldm generate``.
+        conditions: what the pictures of the sample sheet show, in turn; unconditional where empty.
+        count: pictures on the sheet.
+        columns: pictures in a row.
+    """
+
+    sampler: str = "ddim"
+    steps: int = Field(50, ge=1)
+    guidance: float = 1.0
+    conditions: tuple[str | int, ...] = ()
+    count: int = Field(40, ge=1)
+    columns: int = Field(10, ge=1)
+
+
+class RunSettings(Settings):
+    """What every task's configuration has.
+
+    Attributes:
+        seed: of the order of samples, of all noise and of the first weights.
+        output: the run's folder.
+        flip: mirror half of the pictures.
+    """
+
+    seed: int = Field(0, ge=0)
+    output: Path
+    data: SourceConfig
+    flip: bool = False
+    train: TrainSettings
+
+
+class DiffusionRun(RunSettings):
+    """Pixel or latent diffusion."""
+
+    task: Literal["diffusion"]
+    unet: UNetConfig | None = None
+    toy: ToyUNetConfig | None = None
+    process: ProcessConfig = ProcessConfig()
+    prediction: Prediction = "epsilon"
+    snr_gamma: float | None = Field(None, gt=0)
+    codec: CodecConfig = PixelCodecConfig()
+    condition: ConditionConfig = NoConditionConfig()
+    sample: SampleSettings = SampleSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> DiffusionRun:
+        if (self.unet is None) == (self.toy is None):
+            raise UserError("exactly one of `unet` and `toy` must be given: the network to train")
+        return self
+
+
+class VAELoss(Settings):
+    """What the autoencoder is trained on (Rombach et al. 2022, appendix G).
+
+    Attributes:
+        reconstruction: ``l1`` or ``l2``.
+        kl: weight of the KL divergence.
+        perceptual: weight of the distance in the features of the network at ``perceptual_path``; 0 is off.
+        perceptual_path: a classifier written by ``scripts/train_judge.py``.
+        adversarial: weight of the PatchGAN; 0 is off.
+        adversarial_start: first step at which it counts.
+        discriminator_layers, discriminator_channels: its shape.
+        learned_logvar: learn the observation variance of the reconstruction.
+    """
+
+    reconstruction: Literal["l1", "l2"] = "l1"
+    kl: float = Field(1e-6, ge=0)
+    perceptual: float = Field(0.0, ge=0)
+    perceptual_path: Path | None = None
+    adversarial: float = Field(0.5, ge=0)
+    adversarial_start: int = Field(50_001, ge=0)
+    discriminator_layers: int = Field(3, ge=1)
+    discriminator_channels: int = Field(64, ge=1)
+    learned_logvar: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> VAELoss:
+        if (self.perceptual > 0) != (self.perceptual_path is not None):
+            raise UserError("perceptual and perceptual_path go together: a weight above 0 and the network's file")
+        return self
+
+
+class VAERun(RunSettings):
+    """An autoencoder."""
+
+    task: Literal["vae"]
+    vae: VAEConfig
+    loss: VAELoss = VAELoss()
+    scale_from: int = Field(1024, ge=1, description="pictures over which the latents' deviation is measured")
+
+
+class ClipTextSettings(Settings):
+    """The text tower: transformers' CLIPTextConfig, and the size of the vocabulary to learn."""
+
+    vocab_size: int = Field(1024, ge=514)
+    hidden_size: int = Field(128, ge=1)
+    intermediate_size: int = Field(512, ge=1)
+    num_hidden_layers: int = Field(3, ge=1)
+    num_attention_heads: int = Field(4, ge=1)
+    max_position_embeddings: int = Field(77, ge=3)
+
+
+class ClipImageSettings(Settings):
+    """The image tower: transformers' CLIPVisionConfig."""
+
+    hidden_size: int = Field(128, ge=1)
+    intermediate_size: int = Field(512, ge=1)
+    num_hidden_layers: int = Field(3, ge=1)
+    num_attention_heads: int = Field(4, ge=1)
+    patch_size: int = Field(4, ge=1)
+
+
+class ClipRun(RunSettings):
+    """A CLIP, contrastively, from captions and pictures."""
+
+    task: Literal["clip"]
+    text: ClipTextSettings = ClipTextSettings()
+    image: ClipImageSettings = ClipImageSettings()
+    projection_dim: int = Field(128, ge=1)
+
+
+AnyRun = Annotated[DiffusionRun | VAERun | ClipRun, Field(discriminator="task")]

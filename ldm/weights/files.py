@@ -1,0 +1,92 @@
+"""Reading and writing safetensors and JSON: whole or not at all, and with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ldm.errors import UserError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is missing, unreadable or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} should hold a JSON object, found {type(found).__name__}")
+    return found
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object; ``path``'s folder exists. Callers publish the folder by renaming it."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file by mapping it into memory.
+
+    Raises:
+        UserError: the file is missing, truncated or of another format.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file: {error}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; shared or strided tensors are copied first."""
+    ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    save_file(ready, path, metadata={"format": "pt", **(metadata or {})})
+    os.chmod(path, 0o644)  # safetensors writes 0600, which nobody else on a cluster could read
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Give a module, built on ``meta``, its weights without copying them.
+
+    Raises:
+        UserError: names or shapes differ; the message has the first few of each.
+    """
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in tensors]
+    surplus = [key for key in tensors if key not in expected]
+    shapes = [
+        f"{key} {tuple(tensors[key].shape)} should be {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    faults = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("not expected", surplus), ("of another shape", shapes))
+        if names
+    ]
+    if faults:
+        raise UserError(f"{path} does not fit its configuration: {'; '.join(faults)}")
+    module.load_state_dict(tensors, assign=True)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Ask the system to put a folder's files on the disk before its name is published."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,132 @@
+"""Let the judge of digits look at what a model draws.
+
+text       "a handwritten seven" and so on: is the digit that was asked for the one recognised?
+label      the same with class labels
+distance   how far the pictures are from the test digits, beside the floor that real training digits reach
+
+python scripts/judge_mnist.py --model runs/mnist --judge runs/judge.safetensors --mode label --grid grid.png
+python scripts/judge_mnist.py --model runs/mnist --judge runs/judge.safetensors --mode distance --data FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+import ldm
+from ldm.data.captions import DIGIT_NAMES
+from ldm.data.sources import MnistConfig, MnistSource
+from ldm.errors import UserError
+from ldm.evaluate.distance import measure
+from ldm.evaluate.judge import DigitJudge
+from ldm.images import to_signed
+
+GRID_ROWS = 20
+
+
+def main() -> None:
+    options = _options()
+    judge = DigitJudge.load(options.judge)
+    wanted = torch.arange(10 * options.count) % 10
+    images = generate(options, conditions_for(options, wanted.tolist()))
+    if options.mode == "distance":
+        found = measure_distance(judge, images, options.data, options.seed)
+    else:
+        found = count_recognised(judge.classify(to_signed(images)), wanted)
+    if options.grid:
+        save_grid(images, options.grid)
+    if options.json:
+        asked = {name: value for name, value in vars(options).items() if name not in ("json", "grid")}
+        options.json.write_text(json.dumps({"options": asked, "found": found}, default=str, indent=2) + "\n")
+
+
+def conditions_for(options: argparse.Namespace, digits: list[int]) -> list[str | int | None]:
+    """What to ask the model for, one entry per picture."""
+    if options.mode == "text":
+        return [f"a handwritten {DIGIT_NAMES[digit]}" for digit in digits]
+    if options.mode == "distance" and options.conditions == "none":
+        return [None] * len(digits)
+    return [*digits]
+
+
+def generate(options: argparse.Namespace, conditions: list[str | int | None]) -> Tensor:
+    """Pictures (N, 1, H, W) uint8, as they would be saved; picture i has the seed `--seed` + i."""
+    pipe = ldm.load(options.model)
+    settings = {"steps": options.steps, "sampler": options.sampler, "guidance": options.guidance}
+    images = []
+    for start in tqdm(range(0, len(conditions), options.batch_size), desc="pictures", unit="batch"):
+        batch = conditions[start : start + options.batch_size]
+        first = options.seed + start
+        images.append(pipe.generate(batch, range(first, first + len(batch)), batch_size=len(batch), **settings))
+    return ((torch.cat(images).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def count_recognised(found: Tensor, wanted: Tensor) -> dict[str, Any]:
+    """Print and return the share of pictures, per digit and in all, that show what was asked for."""
+    right = found == wanted
+    shares = {digit: right[wanted == digit].float().mean().item() for digit in range(10)}
+    print("digit  recognised")
+    for digit, share in shares.items():
+        print(f"{digit:>5}  {share:>10.1%}")
+    total = right.float().mean().item()
+    print(f"  all  {total:>10.2%}  of {len(wanted):,} pictures")
+    return {"recognised": total, "per_digit": shares, "pictures": len(wanted)}
+
+
+def measure_distance(judge: DigitJudge, images: Tensor, folder: Path, seed: int) -> dict[str, Any]:
+    """Print and return the distance of the pictures to the test digits, and its floor."""
+    train = MnistSource(MnistConfig(path=folder, split="train"))
+    test = MnistSource(MnistConfig(path=folder, split="test"))
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: len(images)]
+    sets = (images, train.images[chosen], test.images)
+    report = measure(*(judge.describe(to_signed(pictures)) for pictures in sets), network=judge.name)
+    print(report)
+    return {**asdict(report), "ratio": report.ratio}
+
+
+def save_grid(images: Tensor, path: Path) -> None:
+    """A contact sheet of the first pictures, ten in a row."""
+    pictures = images[: 10 * GRID_ROWS, 0]
+    rows = [torch.cat(list(row), dim=1) for row in pictures.split(10)]
+    Image.fromarray(torch.cat(rows).numpy()).save(path)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a model folder")
+    parser.add_argument("--judge", type=Path, required=True, help="the file that scripts/train_judge.py wrote")
+    parser.add_argument("--mode", choices=("text", "label", "distance"), required=True)
+    parser.add_argument("--conditions", choices=("none", "label"), default="none", help="distance only")
+    parser.add_argument("--data", type=Path, help="folder with the IDX files of MNIST; distance only")
+    parser.add_argument("--count", type=int, default=100, help="pictures per digit, so ten times as many in all")
+    parser.add_argument("--sampler", help="default: the model's own")
+    parser.add_argument("--steps", type=int, help="default: the model's own")
+    parser.add_argument("--guidance", type=float, help="default: the model's own")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture; the next has the next")
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--json", type=Path, help="write what was asked and found here")
+    parser.add_argument("--grid", type=Path, help="write a contact sheet of the first pictures here")
+    options = parser.parse_args()
+    if (options.mode == "distance") != (options.data is not None):
+        parser.error("--data is needed for --mode distance, and only there")
+    if options.mode != "distance" and options.conditions != "none":
+        parser.error("--conditions is for --mode distance only")
+    if options.count < 1 or options.batch_size < 1:
+        parser.error("--count and --batch-size are 1 or more")
+    return options
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
