@@ -92,22 +92,17 @@ class TextConditioner:
 
     def encode(self, conditions: Sequence[Condition]) -> Tensor:
         prompts = ["" if c is None else str(c) for c in conditions]
-        return self.encode_together([prompts])[0]
-
-    def encode_together(self, groups: Sequence[Sequence[str]]) -> list[Tensor]:
-        """Encode several lists of prompts with one number of windows, as guidance needs them joined."""
-        distinct = list(dict.fromkeys(prompt for group in groups for prompt in group))
-        tokens = {prompt: self._token_ids(prompt) for prompt in distinct}
+        tokens = {prompt: self._token_ids(prompt) for prompt in prompts}
         room = self.window - 2
-        windows = max(1, *(-(-len(ids) // room) for ids in tokens.values()))
-        unknown = [prompt for prompt in distinct if (prompt, windows) not in self._known]
+        windows = max([1, *(-(-len(ids) // room) for ids in tokens.values())])
+        unknown = [prompt for prompt in tokens if (prompt, windows) not in self._known]
         if len(self._known) + len(unknown) > self.remember:
             self._known.clear()
-            unknown = distinct
+            unknown = list(tokens)
         if unknown:
             for prompt, states in zip(unknown, self._run([tokens[p] for p in unknown], windows), strict=True):
                 self._known[prompt, windows] = states
-        return [torch.stack([self._known[prompt, windows] for prompt in group]) for group in groups]
+        return torch.stack([self._known[prompt, windows] for prompt in prompts])
 
     def _token_ids(self, prompt: str) -> list[int]:
         return self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids

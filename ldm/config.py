@@ -40,7 +40,7 @@ def parse_yaml(text: str, place: str) -> Any:
         UserError: it is not YAML; the message has ``place`` and the line.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{place} is not YAML: {error}") from error
 
@@ -117,19 +117,15 @@ def _without_tags(loc: Sequence[Any], tree: dict[str, Any]) -> tuple[Any, ...]:
     """Drop the names of union members that pydantic puts between the keys of a location."""
     kept: list[Any] = []
     node: Any = tree
-    for i, part in enumerate(loc):
-        is_last = i == len(loc) - 1
-        if isinstance(node, dict) and part not in node and not is_last:
+    for part in loc[1:] if loc and loc[0] == tree.get("task") else loc:  # the first is the task's
+        if isinstance(node, dict) and part not in node and part == node.get("kind"):
             continue
-        if isinstance(node, dict) and is_last and part not in node and part in ("int", "str", "tuple[int, ...]"):
-            continue
-        if not isinstance(node, dict | list | tuple):
-            continue
+        if isinstance(part, str) and not isinstance(node, dict):
+            continue  # inside a value: the name of one of its types
         kept.append(part)
-        try:
-            node = node[part]
-        except (KeyError, IndexError, TypeError):
-            node = {}
+        reachable = isinstance(node, dict) and part in node
+        reachable = reachable or (isinstance(node, list) and isinstance(part, int) and part < len(node))
+        node = node[part] if reachable else None
     return tuple(kept)
 
 

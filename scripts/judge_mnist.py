@@ -27,7 +27,7 @@ from ldm.data.captions import DIGIT_NAMES
 from ldm.data.sources import MnistConfig, MnistSource
 from ldm.errors import UserError
 from ldm.evaluate.distance import measure
-from ldm.evaluate.judge import DigitJudge
+from ldm.models.judge import DigitJudge
 from ldm.images import to_signed
 
 GRID_ROWS = 20

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ldm.data.sources import MnistConfig, MnistSource
 from ldm.errors import UserError
-from ldm.evaluate.judge import DigitJudge
+from ldm.models.judge import DigitJudge
 from ldm.images import to_signed
 
 ROTATION, SCALE, SHEAR, SHIFT = 0.2, 0.1, 0.15, 2 / 14  # radians, ratio, ratio, half-sides (2 pixels of 28)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ldm.data.sources import MnistConfig, MnistSource
 from ldm.errors import UserError
 from ldm.evaluate.distance import DistanceReport, frechet_distance, measure
-from ldm.evaluate.judge import DigitJudge, JudgeConfig
+from ldm.models.judge import DigitJudge, JudgeConfig
 from ldm.images import to_signed
 
 REPOSITORY = Path(__file__).parents[1]

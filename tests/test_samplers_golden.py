@@ -28,11 +28,14 @@ from diffusers import (
 from torch import Tensor, nn
 
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.grid import Grid
+from ldm.diffusion.grid import Grid, time_grid
 from ldm.diffusion.prediction import convert
-from ldm.diffusion.process import DiscreteProcess, FlowProcess, betas_for
+from ldm.diffusion.process import CLEAN, DiscreteProcess, FlowProcess, betas_for
 from ldm.diffusion.samplers import SAMPLERS, Sampler, ddim, find_sampler, sample
 from ldm.errors import UserError
+
+# diffusers reads float32 tensors as numpy arrays in a way that numpy 2 warns of
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PROCESS = DiscreteProcess(betas_for("scaled_linear", 1000, 0.00085, 0.012))
@@ -303,6 +306,14 @@ def test_dpmpp_2m(stochastic: bool, steps: int, spacing: str, prediction: str) -
     assert_same_walk(ours, their_steps(scheduler, steps, generator=True), steps)
 
 
+@pytest.mark.parametrize("steps", [10, 20])
+def test_dpmpp_2m_that_ends_at_the_first_noise_level(steps: int) -> None:
+    """Its last step is of order 1 in a short run, and of order 2 in a long one."""
+    scheduler = DPMSolverMultistepScheduler(**BETAS, final_sigmas_type="sigma_min")
+    grid = time_grid(PROCESS, steps, "linspace", skip_last=True, end="first")
+    assert_same_walk(our_steps(SAMPLERS["dpm++_2m"], grid), their_steps(scheduler, steps), steps)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 7, 10, 20, 25, 50])
 def test_lcm(steps: int, prediction: str) -> None:
@@ -310,6 +321,18 @@ def test_lcm(steps: int, prediction: str) -> None:
     sampler = SAMPLERS["lcm"]
     ours = our_steps(sampler, sampler.grid(PROCESS, steps), prediction)
     assert_same_walk(ours, their_steps(scheduler, steps, generator=True), steps)
+
+
+def test_lcm_ends_at_its_estimate_whatever_the_grid_ends_at() -> None:
+    scheduler = LCMScheduler(**BETAS, set_alpha_to_one=False)
+    grid = time_grid(PROCESS, 4, "lcm", end="first")
+    assert_same_walk(our_steps(SAMPLERS["lcm"], grid), their_steps(scheduler, 4, generator=True), 4)
+
+
+@pytest.mark.parametrize("key", SAMPLERS)
+def test_only_the_samplers_of_stable_diffusion_end_where_its_scheduler_says(key: str) -> None:
+    end = SAMPLERS[key].grid(PROCESS, 4, end="first")[-1]
+    assert end == (PROCESS.point(0) if key in ("ddim", "plms") else CLEAN)
 
 
 @pytest.mark.parametrize("steps", [*STEPS, 100])
@@ -397,7 +420,7 @@ def test_uniform_noise_is_refused_by_samplers_that_add_gaussian_noise(key: str) 
 def test_the_default_spacing_gives_way_to_the_process_but_a_named_one_does_not() -> None:
     process = FlowProcess(1000)
     assert SAMPLERS["ddim"].grid(process, 5) == SAMPLERS["ddim"].grid(process, 5, "trailing")
-    with pytest.raises(UserError, match="unknown spacing 'leading'.*trailing, linspace"):
+    with pytest.raises(UserError, match=r"unknown spacing 'leading'.*trailing, linspace"):
         find_sampler("ddim leading").grid(process, 5)
 
 

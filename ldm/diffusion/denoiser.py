@@ -33,6 +33,7 @@ class Denoiser:
         net: (x_t (B, C, H, W), t (B,), context (B, L, D) or None) -> (B, C, H, W).
         process: gives alpha and sigma at t.
         prediction: what the output means, one of ``prediction.PREDICTIONS``.
+        dtype: the network computes in it; everything else here is float32.
         clip: data are known to lie in -clip .. clip; estimates of x0 are clamped to it. None for latents.
     """
 
@@ -40,6 +41,7 @@ class Denoiser:
     process: Process
     prediction: str = "epsilon"
     clip: float | None = None
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         choose(self.prediction, ("epsilon", "x0", "v", "flow"), "prediction")
@@ -52,7 +54,7 @@ class Denoiser:
     def predict(self, x_t: Tensor, at: Point, context: Tensor | None = None) -> Tensor:
         """The network's raw output at one noise level for the whole batch, in float32."""
         times = torch.full((len(x_t),), at.t, device=x_t.device)
-        return self.net(x_t, times, context).float()
+        return self.net(x_t.to(self.dtype), times, context).float()
 
     def estimate(self, output: Tensor, x_t: Tensor, at: Point) -> Estimate:
         """What a raw output at this noise level says about (x0, eps)."""

@@ -81,9 +81,10 @@ def load_module(folder: Path) -> nn.Module:
     return module.eval()
 
 
-def save_text_encoder(encoder: Any, tokenizer: Any, folder: Path) -> None:
-    """Write ``text_encoder/`` and ``tokenizer/`` as transformers does."""
-    encoder.save_pretrained(folder / "text_encoder")
+def save_text_encoder(encoder: Any, tokenizer: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write ``text_encoder/`` and ``tokenizer/`` as transformers does; ``dtype`` converts on the way out."""
+    tensors = {k: v.to(dtype) if dtype else v for k, v in encoder.state_dict().items()}
+    encoder.save_pretrained(folder / "text_encoder", state_dict=tensors)
     tokenizer.save_pretrained(folder / "tokenizer")
 
 

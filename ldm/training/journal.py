@@ -1,0 +1,69 @@
+"""What a run says while it goes: a JSONL log, a loss plot, and TensorBoard where asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import need
+
+
+class Journal:
+    """The log of a run, ``log.jsonl``: one JSON object a line, each with its ``step``."""
+
+    def __init__(self, run: Path, first_step: int, tensorboard: bool) -> None:
+        """Open the log; lines after ``first_step``, of steps that will be done again, are dropped."""
+        self.path = run / "log.jsonl"
+        self.plot_path = run / "loss.png"
+        self.records = [r for r in read_log(self.path) if r["step"] <= first_step]
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
+        os.replace(temporary, self.path)
+        self._board: Any = None
+        if tensorboard:
+            board = need("torch.utils.tensorboard", "tensorboard")
+            self._board = board.SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record and flush, so that a killed run loses none."""
+        self.records.append(record)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            for name, value in record.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._board.add_scalar(name, value, record["step"])
+
+    def plot(self) -> None:
+        """Draw ``loss.png``: every quantity whose name speaks of loss, over steps."""
+        from matplotlib.figure import Figure  # the object interface: no global state, no display
+
+        names = [n for n in dict.fromkeys(k for r in self.records for k in r) if "loss" in n or n == "reconstruction"]
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for name in names:
+            points = [(r["step"], r[name]) for r in self.records if r.get(name) is not None]
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
+        positive = all(r[n] > 0 for r in self.records for n in names if r.get(n) is not None)
+        axes.set(xlabel="step", ylabel="mean over the interval", yscale="log" if positive else "linear")
+        axes.grid(alpha=0.3)
+        if names:
+            axes.legend()
+        temporary = self.plot_path.with_name("loss.tmp.png")
+        figure.savefig(temporary, dpi=110)
+        os.replace(temporary, self.plot_path)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._board is not None:
+            self._board.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line that a killed run left unfinished is not one."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]

@@ -1,0 +1,149 @@
+"""A training run from its configuration: folders, provenance, resuming, and the loop."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ldm
+from ldm.config import dump_config, load_config, parse_yaml
+from ldm.errors import UserError
+from ldm.training.settings import ClipRun, DiffusionRun, RunSettings, VAERun
+from ldm.weights.model import latest_checkpoint
+
+# What may change between a run and its resumption without changing what is learned at a step.
+_FREE = (
+    "steps",
+    "workers",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "compile",
+)
+
+
+def train(run: RunSettings, *, resume: bool = False) -> Path:
+    """Train, and return the last checkpoint.
+
+    Args:
+        run: from :func:`ldm.config.load_config`.
+        resume: continue the run in ``run.output`` from its newest checkpoint.
+
+    Raises:
+        UserError: the run exists and ``resume`` is false, or the other way round; or anything on the way.
+    """
+    from accelerate import Accelerator
+
+    from ldm.training.journal import Journal
+    from ldm.training.trainer import Trainer, seed_weights
+
+    wants_fp16 = run.train.mixed_precision == "fp16"
+    if wants_fp16 and not torch.cuda.is_available():
+        raise UserError("train.mixed_precision fp16 needs a CUDA device; a CPU computes in bf16 or no")
+    accelerator = Accelerator(mixed_precision=run.train.mixed_precision)
+    start = _open_folder(run, resume) if accelerator.is_main_process else None
+    accelerator.wait_for_everyone()
+    start = latest_checkpoint(run.output) if resume and start is None else start
+    seed_weights(run.seed)
+    task = build_task(run, accelerator.device)
+    trainer = Trainer(run, task, accelerator, provenance(run))
+    if start is not None:
+        trainer.resume(start)
+    journal = None
+    if accelerator.is_main_process:
+        journal = Journal(run.output, trainer.step, run.train.tensorboard)
+        if resume:
+            print(f"continuing {run.output} at step {trainer.step}")
+    trainer.fit(journal)
+    if journal is not None:
+        journal.close()
+    accelerator.end_training()
+    last = latest_checkpoint(run.output)
+    assert last is not None
+    return last
+
+
+def build_task(run: RunSettings, device: torch.device) -> Any:
+    """The task that a run's settings describe."""
+    from ldm.training.clip_task import ClipTask
+    from ldm.training.diffusion_task import DiffusionTask
+    from ldm.training.vae_task import VAETask
+
+    if isinstance(run, DiffusionRun):
+        return DiffusionTask(run, device)
+    if isinstance(run, VAERun):
+        return VAETask(run, device)
+    assert isinstance(run, ClipRun)
+    return ClipTask(run, device)
+
+
+def provenance(run: RunSettings) -> dict[str, Any]:
+    """What ``ldm info`` tells of a trained model's origin."""
+    return {
+        "ldm": ldm.__version__,
+        "torch": torch.__version__,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
+        "config": run.model_dump(mode="json"),
+    }
+
+
+def _open_folder(run: RunSettings, resume: bool) -> Path | None:
+    """Make or check the run's folder; the checkpoint to continue from, if any."""
+    from ldm.training.checkpoint import sweep
+
+    folder, stored = run.output, run.output / "config.yaml"
+    if resume:
+        if not stored.is_file():
+            raise UserError(
+                f"{folder} holds no run to resume ({stored.name} is missing); leave out --resume to start one"
+            )
+        _check_same(run, parse_yaml(stored.read_text(encoding="utf-8"), str(stored)), stored)
+        sweep(folder)
+        start = latest_checkpoint(folder)
+        if start is None:
+            print(f"{folder} has no checkpoint yet: starting at step 0")
+    else:
+        start = None
+        if stored.exists() or (folder / "checkpoints").exists():
+            raise UserError(f"{folder} already holds a run: --resume continues it; or choose another `output`")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = stored.with_name("config.yaml.tmp")
+        temporary.write_text(dump_config(run), encoding="utf-8")
+        os.replace(temporary, stored)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error}") from error
+    return start
+
+
+def _check_same(run: RunSettings, stored: Any, path: Path) -> None:
+    changed = _differences(run.model_dump(mode="json"), stored, "")
+    changed = [
+        c for c in changed if c[0].removeprefix("train.") not in _FREE and not c[0].startswith(("sample.", "output"))
+    ]
+    if changed:
+        lines = "\n".join(f"  {key}: was {old!r}, now {new!r}" for key, new, old in changed)
+        raise UserError(f"{path} is of another run, so it cannot be resumed with this configuration:\n{lines}")
+
+
+def _differences(new: Any, old: Any, at: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(new, dict) and isinstance(old, dict):
+        keys = dict.fromkeys([*new, *old])
+        return [d for k in keys for d in _differences(new.get(k), old.get(k), f"{at}.{k}" if at else str(k))]
+    return [] if new == old else [(at, new, old)]
+
+
+def train_file(config: Path, overrides: list[str], *, resume: bool = False) -> Path:
+    """``ldm train``: read the configuration, train, return the last checkpoint."""
+    return train(load_config(config, overrides), resume=resume)

@@ -1,0 +1,167 @@
+"""Training an autoencoder (Rombach et al. 2022, appendix G).
+
+The autoencoder's loss is, per picture,
+
+    |x - D(z)| / exp(logvar) + logvar  +  kl_weight KL(q(z|x) || N(0, 1))  +  adaptive weight * L_G
+
+with a learned log-variance and, from a given step on, the hinge loss of a patch discriminator, which is
+trained in turn. At each checkpoint the latents' standard deviation is measured on the data, and one over it
+stored as the scaling factor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.data.samples import Batch, TrainingSamples
+from ldm.data.sources import open_source
+from ldm.errors import UserError
+from ldm.images import save_grid, to_signed
+from ldm.models.discriminator import PatchDiscriminator, adaptive_weight, generator_loss, hinge_discriminator_loss
+from ldm.models.vae import AutoencoderKL, kl, sample_moments, split_moments
+from ldm.training.settings import VAERun
+from ldm.training.tasks import Losses, mean_of
+from ldm.weights.components import save_module
+from ldm.weights.files import write_json
+
+
+class VAEPlayer(nn.Module):
+    """The autoencoder; keeps what its adversary needs of the last batch."""
+
+    def __init__(self, run: VAERun, adversary: PatchDiscriminator, perceptual: nn.Module | None) -> None:
+        super().__init__()
+        self.vae = AutoencoderKL(run.vae)
+        self.vae.gradient_checkpointing = run.train.gradient_checkpointing
+        self.logvar = nn.Parameter(torch.zeros(()), requires_grad=run.loss.learned_logvar)
+        self._others = (adversary, perceptual)  # not submodules: trained by another optimiser, or never
+        self._loss = run.loss
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        images = to_signed(batch.images)
+        rebuilt, moments = self.vae(images, batch.codec_noise)
+        rebuilt, moments = rebuilt.float(), moments.float()
+        self.last = (images, rebuilt.detach())
+        distance = F.l1_loss if self._loss.reconstruction == "l1" else F.mse_loss
+        error = distance(rebuilt, images, reduction="none").flatten(1)
+        distortion = error.mean(1)
+        parts = {"reconstruction": mean_of(distortion)}
+        if self._loss.perceptual > 0:
+            felt = self._perceptual_distance(images, rebuilt)
+            parts["perceptual"] = mean_of(felt)
+            distortion = distortion + self._loss.perceptual * felt
+        # The likelihood sums over pixels; dividing all by their number keeps the loss' size readable.
+        divergence = kl(moments) / error.shape[1]
+        likelihood = (distortion / self.logvar.exp() + self.logvar).mean()
+        loss = likelihood + self._loss.kl * divergence.mean() * error.shape[1]
+        parts["kl"] = mean_of(divergence * error.shape[1])
+        if self._loss.adversarial > 0 and step >= self._loss.adversarial_start:
+            loss = loss + self._adversarial(likelihood, rebuilt, parts)
+        count = loss.new_tensor(float(len(images)))
+        return Losses(loss, {"loss": (loss.detach() * count, count), **parts})
+
+    def _adversarial(self, likelihood: Tensor, rebuilt: Tensor, parts: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        fooled = generator_loss(self._others[0](rebuilt).float())
+        one = fooled.new_ones(())
+        weight = adaptive_weight(likelihood, fooled, self.vae.last_layer)
+        parts["generator"] = (fooled.detach(), one)
+        parts["adaptive_weight"] = (weight, one)
+        return self._loss.adversarial * weight * fooled
+
+    def _perceptual_distance(self, images: Tensor, rebuilt: Tensor) -> Tensor:
+        """Squared distance in the features of a frozen network, (B,)."""
+        network = self._others[1]
+        assert network is not None
+        features: Any = network.features  # pyright: ignore[reportAttributeAccessIssue]
+        return (features(images) - features(rebuilt)).square().mean(1)
+
+
+class AdversaryPlayer(nn.Module):
+    """The discriminator, on the batch that the autoencoder has just seen."""
+
+    def __init__(self, adversary: PatchDiscriminator, vae: VAEPlayer) -> None:
+        super().__init__()
+        self.adversary = adversary
+        self._vae = (vae,)  # in a tuple, so that it is no submodule
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        last = self._vae[0].last
+        assert last is not None, "the autoencoder plays first"
+        real, fake = last
+        loss = hinge_discriminator_loss(self.adversary(real).float(), self.adversary(fake).float())
+        count = loss.new_tensor(float(len(real)))
+        return Losses(loss, {"discriminator": (loss.detach() * count, count)})
+
+
+class VAETask:
+    """See :class:`ldm.training.tasks.Task`."""
+
+    def __init__(self, run: VAERun, device: torch.device) -> None:
+        self.run, self.device = run, device
+        self.source = open_source(run.data)
+        factor, channels = run.vae.factor, run.vae.in_channels
+        if channels != self.source.channels:
+            raise UserError(f"vae.in_channels is {channels}, but the pictures have {self.source.channels}")
+        if any(side % factor for side in self.source.size):
+            raise UserError(f"pictures of {self.source.size} are not a multiple of the autoencoder's factor {factor}")
+        shape = (run.vae.latent_channels, *(side // factor for side in self.source.size))
+        self.samples = TrainingSamples(self.source, run.seed, flip=run.flip, latent_shape=shape)
+        loss = run.loss
+        adversary = PatchDiscriminator(channels, loss.discriminator_channels, loss.discriminator_layers)
+        self.player = VAEPlayer(run, adversary, self._perceptual())
+        self.players: dict[str, nn.Module] = {"vae": self.player}
+        if loss.adversarial > 0:
+            self.players["adversary"] = AdversaryPlayer(adversary, self.player)
+
+    def _perceptual(self) -> nn.Module | None:
+        path = self.run.loss.perceptual_path
+        if path is None:
+            return None
+        from ldm.models.judge import DigitJudge
+
+        return DigitJudge.load(path).to(self.device).eval().requires_grad_(False)
+
+    def plays(self, player: str, step: int) -> bool:
+        return player == "vae" or step >= self.run.loss.adversarial_start
+
+    def save(self, folder: Path, averaged: nn.Module, provenance: dict[str, Any]) -> None:
+        assert isinstance(averaged, VAEPlayer)
+        deviation, mean = self._measure(averaged.vae)
+        config = averaged.vae.config.model_copy(update={"scaling_factor": 1 / deviation})
+        averaged.vae.config = config
+        folder.mkdir(parents=True, exist_ok=True)
+        save_module(averaged.vae, folder / "vae")
+        provenance = {**provenance, "latent_std": deviation, "latent_mean": mean, "logvar": float(averaged.logvar)}
+        own = {"provenance": provenance}
+        write_json(
+            folder / "model_index.json", {"_class_name": "VAE", "vae": ["diffusers", "AutoencoderKL"], "_ldm": own}
+        )
+
+    @torch.no_grad()
+    def _measure(self, vae: AutoencoderKL) -> tuple[float, float]:
+        """Standard deviation and mean of sampled latents over the first pictures of the data."""
+        count = min(self.run.scale_from, len(self.source))
+        generator = torch.Generator().manual_seed(self.run.seed)
+        latents = []
+        for first in range(0, count, 64):
+            images = torch.stack([self.source[i].image for i in range(first, min(first + 64, count))])
+            moments = vae.encode(to_signed(images).to(self.device)).float().cpu()
+            latents.append(sample_moments(moments, torch.randn(split_moments(moments)[0].shape, generator=generator)))
+        joined = torch.cat(latents)
+        return float(joined.std()), float(joined.mean())
+
+    @torch.no_grad()
+    def draw(self, averaged: nn.Module, path: Path, seed: int) -> None:
+        """Pictures in the odd rows, their reconstructions below each."""
+        assert isinstance(averaged, VAEPlayer)
+        images = to_signed(torch.stack([self.source[i].image for i in range(min(40, len(self.source)))])).to(
+            self.device
+        )
+        rebuilt = averaged.vae.decode(split_moments(averaged.vae.encode(images))[0]).float().clamp(-1, 1)
+        rows = [pair for i in range(0, len(images), 10) for pair in (images[i : i + 10], rebuilt[i : i + 10])]
+        save_grid(torch.cat(rows), path, columns=10, scale=2)
