@@ -1,14 +1,12 @@
-"""What the benchmarks share: cheap random weights, timing in turn, work counted in FLOPs."""
+"""What the benchmarks share: cheap random weights, timing in turn, counting of operations, reports."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,74 +16,121 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def random_weights(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """Build a model on ``meta`` and fill it, in seconds rather than in the time its own initialisation takes.
+def fill(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give a model weights of the size that torch's own initialisation gives, whatever it holds now.
 
-    Matrices and kernels are drawn with variance 1 / (3 fan in), as torch's own initialisation has it, so that
-    activations stay finite; norms are the identity and biases are zero.
+    Matrices and kernels are uniform with variance 1 / (3 fan in), so that activations stay finite; norms are
+    the identity and biases are zero.
     """
-    with torch.device("meta"):
-        model = build()
-    model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(0, (3 * parameter[0].numel()) ** -0.5, generator=generator)
+                bound = parameter[0].numel() ** -0.5
+                parameter.uniform_(-bound, bound, generator=generator)
             else:
-                parameter.fill_(0)
+                parameter.zero_()
         for module in model.modules():
-            if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+            if isinstance(module, nn.GroupNorm | nn.LayerNorm):
                 module.weight.fill_(1)
     return model.eval()
 
 
+def without_initialisation(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a model with memory for its weights but no values, which saves most of the time."""
+    with torch.device("meta"):
+        model = build()
+    return model.to_empty(device="cpu")
+
+
 def twin(build: Callable[[], nn.Module], model: nn.Module) -> nn.Module:
-    """Build another model on the same weights, without a copy of them."""
+    """Build another model on the weights of ``model``, which they then share."""
     with torch.device("meta"):
         other = build()
     other.load_state_dict(model.state_dict(), strict=True, assign=True)
     return other.eval()
 
 
-def count_flops(build: Callable[[], nn.Module], call: Callable[[nn.Module], Any]) -> int:
-    """Count the floating-point operations of a call, on ``meta`` and so without doing them.
+def count_flops(build: Callable[[], nn.Module], call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> int:
+    """Count the floating-point operations of ``call(model, *inputs)``, on ``meta`` and so without doing them.
 
-    The counter sees no attention in the CPU's fused kernels; the ``math`` kernel is made of products it sees.
+    The counter sees nothing of the CPU's fused attention; the ``math`` kernel is made of products that it sees.
     """
-    with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        call(build())
+    with torch.device("meta"):
+        model = build().eval()
+    meta = [x.to("meta") for x in inputs]
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call(model, *meta)
     return counter.get_total_flops()
 
 
-def in_turn(calls: dict[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
+def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Time each call ``repeats`` times, A B A B, so that a slow minute of the machine strikes all alike.
 
     Returns:
         Seconds of every repeat, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(-warm_up, repeats):
+    for _ in range(repeats):
         for name, call in calls.items():
-            synchronize()
+            _synchronize()
             start = time.perf_counter()
             call()
-            synchronize()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - start)
+            _synchronize()
+            seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def synchronize() -> None:
-    """Wait for the GPU, if there is one in use."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+def _synchronize() -> None:
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
+def summary(seconds: Mapping[str, list[float]], ours: str) -> dict[str, dict[str, Any]]:
+    """Median, fastest and slowest of each contestant, and how many times as long as ours it takes."""
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return {
+        name: {
+            "median_s": medians[name],
+            "min_s": min(times),
+            "max_s": max(times),
+            "times_ours": medians[name] / medians[ours],
+        }
+        for name, times in seconds.items()
+    }
+
+
 def machine(device: torch.device) -> dict[str, Any]:
-    """Describe what the times were taken on."""
-    facts = {"torch": torch.__version__, "device": str(device), "threads": torch.get_num_threads()}
+    """What the times were taken on."""
+    facts = {"torch": torch.__version__, "device": str(device)}
     if device.type == "cuda":
         return {**facts, "name": torch.cuda.get_device_name(device)}
-    capability = "AMX" if torch.cpu._is_amx_tile_supported() else torch.backends.cpu.get_cpu_capability()
-    return {**facts, "name": _cpu_name(), "capability": capability, "cores": os.cpu_count()}
+    return {
+        **facts,
+        "name": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        "amx": torch.cpu._is_amx_tile_supported(),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def report(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
+    """Print facts and a table of rows; write both as JSON if there is a path."""
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    shown = [{key: _short(value) for key, value in row.items()} for row in rows]
+    widths = {key: max(len(key), *(len(row[key]) for row in shown)) for key in shown[0]}
+    print("  ".join(f"{key:<{width}}" for key, width in widths.items()))
+    for row in shown:
+        print("  ".join(f"{row[key]:<{width}}" for key, width in widths.items()))
+    if path is not None:
+        path.write_text(json.dumps({"facts": dict(facts), "rows": [dict(row) for row in rows]}, indent=2) + "\n")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -132,7 +132,7 @@ def _enable_checkpointing(module: nn.Module, inference: bool) -> None:
         raise UserError("gradient_checkpointing saves memory in training only; inference=True has no gradients")
     if not hasattr(module, "gradient_checkpointing"):
         raise UserError(f"{type(module).__name__} has no blocks to recompute: gradient_checkpointing must be off")
-    module.gradient_checkpointing = True  # pyright: ignore[reportAttributeAccessIssue]
+    module.gradient_checkpointing = True  # pyright: ignore[reportArgumentType]
 
 
 def prepare_model(
@@ -155,7 +155,7 @@ def tune_allocator() -> None:
     """Let glibc's malloc keep the memory of freed tensors; on other systems do nothing.
 
     By default every large tensor is mapped afresh from the kernel, which clears it page by page; decoding a
-    picture spent a third of its time there. The process no longer gives freed memory back before it ends.
+    picture spends nearly a third of its time there. The process no longer gives freed memory back before it ends.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return

@@ -5,7 +5,6 @@ YAML is read by its 1.2 core rules where people expect them: ``1e-4`` is a numbe
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
@@ -17,6 +16,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ldm.errors import UserError
+from ldm.schema import explain
 from ldm.training.settings import AnyRun, ClipRun, DiffusionRun, VAERun
 
 
@@ -97,20 +97,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: Any, tree: dict[str, Any]) -> str:
-    """One pydantic error as a line: dotted key, what is wrong, what would be right."""
+    """One pydantic error as a line, with the dotted key that the user wrote."""
     path = _without_tags(error["loc"], tree)
     dotted = ".".join(str(part) for part in path) or "(top level)"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        allowed = _allowed_keys(path[:-1], tree)
-        near = difflib.get_close_matches(str(path[-1]), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{dotted}: unknown key{hint} (allowed: {', '.join(allowed)})"
-    if error["type"] == "missing":
-        return f"{dotted}: missing"
-    given = error.get("input")
-    shown = "" if isinstance(given, dict) else f", got {given!r}"
-    return f"{dotted}: {message}{shown}"
+    allowed = _allowed_keys(path[:-1], tree) if error["type"] == "extra_forbidden" else []
+    return explain(error, dotted, allowed)
 
 
 def _without_tags(loc: Sequence[Any], tree: dict[str, Any]) -> tuple[Any, ...]:

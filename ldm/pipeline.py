@@ -114,7 +114,7 @@ class Pipeline:
         """
         if len(conditions) != len(seeds):
             raise UserError(f"{len(conditions)} conditions but {len(seeds)} seeds: one of each per picture")
-        how = self.settle(Drawing.model_validate(options))
+        how = self.settle(Drawing.checked(options))
         pictures = []
         for first in range(0, len(seeds), how.batch_size):
             part = slice(first, first + how.batch_size)
@@ -150,7 +150,10 @@ class Pipeline:
     def _batch(
         self, conditions: Sequence[Condition], seeds: Sequence[int], how: Drawing, progress: Progress | None
     ) -> Tensor:
-        assert how.sampler and how.steps and how.height and how.width, "settled"
+        assert how.sampler is not None
+        assert how.steps is not None
+        assert how.height is not None
+        assert how.width is not None
         process, codec = self.denoiser.process, self.model.codec
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 

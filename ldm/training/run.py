@@ -17,8 +17,8 @@ from ldm.training.settings import ClipRun, DiffusionRun, RunSettings, VAERun
 from ldm.weights.model import latest_checkpoint
 
 # What may change between a run and its resumption without changing what is learned at a step.
+# The number of steps is one of them where the learning rate does not depend on it.
 _FREE = (
-    "steps",
     "workers",
     "log_every",
     "sample_every",
@@ -128,9 +128,10 @@ def _open_folder(run: RunSettings, resume: bool) -> Path | None:
 
 
 def _check_same(run: RunSettings, stored: Any, path: Path) -> None:
+    free = (*_FREE, "steps") if run.train.lr_schedule == "constant" else _FREE
     changed = _differences(run.model_dump(mode="json"), stored, "")
     changed = [
-        c for c in changed if c[0].removeprefix("train.") not in _FREE and not c[0].startswith(("sample.", "output"))
+        c for c in changed if c[0].removeprefix("train.") not in free and not c[0].startswith(("sample.", "output"))
     ]
     if changed:
         lines = "\n".join(f"  {key}: was {old!r}, now {new!r}" for key, new, old in changed)

@@ -1,0 +1,104 @@
+"""What ``ldm generate`` and ``ldm info`` do, once their flags are read."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ldm.conditioner import Condition
+from ldm.errors import UserError, choose
+from ldm.images import FORMATS, save_image, to_pil
+from ldm.pipeline import EMBEDDED, Drawing, Pipeline, load
+from ldm.weights.files import read_json, read_tensors
+from ldm.weights.model import INDEX, resolve
+
+
+def generate_pictures(
+    prompts: list[str],
+    output: Path,
+    model: str | None,
+    count: int,
+    seed: int | None,
+    loading: dict[str, Any],
+    options: dict[str, Any],
+) -> list[Path]:
+    """Draw ``count`` pictures of every prompt and write them; the k-th of all has seed ``seed`` + k.
+
+    Raises:
+        UserError: anything the user can mend; found before the drawing where it can be.
+    """
+    choose(output.suffix.lower(), FORMATS, "picture format")
+    began = time.perf_counter()
+    pipeline = load(model, **loading)
+    how = pipeline.settle(Drawing.checked(options))
+    first = secrets.randbelow(2**32) if seed is None else seed
+    wanted: list[Condition] = [prompt for prompt in prompts for _ in range(count)]
+    seeds = [first + k for k in range(len(wanted))]
+    images = to_pil(draw_with_bar(pipeline, wanted, seeds, how))
+    paths = _names(output, len(images))
+    for image, path in zip(images, paths, strict=True):
+        save_image(image, path)
+    shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
+    settings = f"{how.width}x{how.height}, {how.sampler}, {how.steps} steps, guidance {how.guidance:g}, seed {first}"
+    print(f"{shown}: {settings}, {time.perf_counter() - began:.1f} s")
+    return paths
+
+
+def draw_with_bar(pipeline: Pipeline, conditions: list[Condition], seeds: list[int], how: Drawing) -> Any:
+    """``Pipeline.generate`` behind a progress bar that counts moves of the sampler."""
+    batches = -(-len(seeds) // how.batch_size)
+    assert how.steps is not None
+    with tqdm(total=batches * how.steps, unit="step", disable=None, leave=False) as bar:
+        return pipeline.generate(conditions, seeds, progress=lambda *_: bar.update(), **how.model_dump())
+
+
+def _names(output: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [output]
+    digits = max(4, len(str(count)))
+    return [output.with_name(f"{output.stem}_{k:0{digits}d}{output.suffix}") for k in range(1, count + 1)]
+
+
+def describe_model(place: str | None) -> str:
+    """Components, parameters, sizes and provenance of a model folder or run, as text."""
+    folder = EMBEDDED if place is None else resolve(place)
+    index = read_json(folder / INDEX)
+    lines = [f"{folder}", f"  kind: {index.get('_class_name', '?')}"]
+    for name in sorted(index):
+        value = index[name]
+        if isinstance(value, list) and len(value) == 2 and value[0] is not None:
+            lines.append(f"  {name:14s} {value[1]:24s} {_size(folder / name)}")
+    own = index.get("_ldm", {})
+    if own.get("size"):
+        lines.append(f"  pictures: {own['size'][1]}x{own['size'][0]}")
+    if own.get("defaults"):
+        lines.append("  draws by default with: " + ", ".join(f"{k} {v}" for k, v in own["defaults"].items()))
+    lines += _provenance(own.get("provenance", {}))
+    return "\n".join(lines)
+
+
+def _size(folder: Path) -> str:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing, though {folder.parent / INDEX} lists it")
+    files = list(folder.glob("*.safetensors"))
+    if not files:
+        return "(no weights)"
+    tensors = [t for f in files for t in read_tensors(f).values()]
+    dtypes = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors}))
+    megabytes = sum(f.stat().st_size for f in files) / 1e6
+    return f"{sum(t.numel() for t in tensors):>12,d} parameters, {megabytes:,.1f} MB, {dtypes}"
+
+
+def _provenance(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for key, value in found.items():
+        if key == "config":
+            data, train = value.get("data", {}), value.get("train", {})
+            lines.append(f"  data: {data.get('source')} ({data.get('split')}), batch {train.get('batch_size')}")
+        elif not isinstance(value, dict):
+            lines.append(f"  {key}: {value}")
+    return (["  trained with"] if lines else []) + ["  " + line for line in lines]
