@@ -16,12 +16,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def fill(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give a model weights of the size that torch's own initialisation gives, whatever it holds now.
+def random_weights(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """Build a model without its own initialisation, and fill it with one draw for each tensor.
 
-    Matrices and kernels are uniform with variance 1 / (3 fan in), so that activations stay finite; norms are
-    the identity and biases are zero.
+    Matrices and kernels are uniform with variance 1 / (3 fan in), as torch's own initialisation has it, so that
+    activations stay finite; norms are the identity and biases are zero.
     """
+    with torch.device("meta"):
+        model = build()
+    model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -34,13 +37,6 @@ def fill(model: nn.Module, seed: int = 0) -> nn.Module:
             if isinstance(module, nn.GroupNorm | nn.LayerNorm):
                 module.weight.fill_(1)
     return model.eval()
-
-
-def without_initialisation(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a model with memory for its weights but no values, which saves most of the time."""
-    with torch.device("meta"):
-        model = build()
-    return model.to_empty(device="cpu")
 
 
 def twin(build: Callable[[], nn.Module], model: nn.Module) -> nn.Module:
