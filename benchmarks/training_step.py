@@ -37,7 +37,7 @@ def configuration(full: bool) -> tuple[UNetConfig, int]:
     if not full:
         tiny = UNetConfig(sample_size=8, block_out_channels=(16, 32), attention=(False, True), **common)
         return tiny, 2
-    shape = {"block_out_channels": (64, 128, 192), "attention": (False, True, True)}
+    shape = {"block_out_channels": (64, 128, 160), "attention": (False, True, True)}
     return UNetConfig(sample_size=32, **shape, **common), 16
 
 

@@ -34,6 +34,7 @@ Seed = Annotated[int | None, typer.Option("--seed", "-s", min=0, help="of the fi
 Sampler = Annotated[str | None, typer.Option("--sampler", help="ddim, euler_a, 'DPM++ 2M Karras', ...")]
 Spacing = Annotated[str | None, typer.Option("--scheduler", help="of times: leading, linspace, trailing, karras")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="moves of the sampler")]
+Eta = Annotated[float | None, typer.Option("--eta", min=0, max=1, help="fresh noise of ddim: 0 none, 1 as ddpm")]
 Guidance = Annotated[float | None, typer.Option("--cfg-scale", "--guidance-scale", help="1 is no guidance")]
 Rescale = Annotated[float, typer.Option("--guidance-rescale", min=0, max=1, help="0 is off")]
 Interval = Annotated[tuple[float, float], typer.Option("--guidance-interval", help="guide where t/T lies between")]
@@ -62,6 +63,7 @@ def generate(
     sampler: Sampler = None,
     scheduler: Spacing = None,
     steps: Steps = None,
+    eta: Eta = None,
     guidance: Guidance = None,
     rescale: Rescale = 0.0,
     interval: Interval = (0.0, 1.0),
@@ -78,6 +80,7 @@ def generate(
     options = {
         "sampler": sampler,
         "steps": steps,
+        "eta": eta,
         "spacing": scheduler,
         "guidance": guidance,
         "guidance_rescale": rescale,

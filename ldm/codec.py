@@ -24,9 +24,12 @@ class Codec(Protocol):
         bounds: values of the diffused space lie in -bounds .. bounds; None where nothing is known.
     """
 
-    channels: int
-    factor: int
-    bounds: float | None
+    @property
+    def channels(self) -> int: ...
+    @property
+    def factor(self) -> int: ...
+    @property
+    def bounds(self) -> float | None: ...
 
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in -1..1 to what can be kept: the slow half."""

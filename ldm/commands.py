@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ldm.conditioner import Condition
+from ldm.diffusion.samplers import Step
 from ldm.errors import UserError, choose
 from ldm.images import FORMATS, save_image, to_pil
 from ldm.pipeline import EMBEDDED, Drawing, Pipeline, load
@@ -53,7 +54,11 @@ def draw_with_bar(pipeline: Pipeline, conditions: list[Condition], seeds: list[i
     batches = -(-len(seeds) // how.batch_size)
     assert how.steps is not None
     with tqdm(total=batches * how.steps, unit="step", disable=None, leave=False) as bar:
-        return pipeline.generate(conditions, seeds, progress=lambda *_: bar.update(), **how.model_dump())
+
+        def moved(done: int, steps: int, step: Step) -> None:
+            bar.update()
+
+        return pipeline.generate(conditions, seeds, progress=moved, **how.model_dump())
 
 
 def _names(output: Path, count: int) -> list[Path]:

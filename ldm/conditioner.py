@@ -30,6 +30,10 @@ class Conditioner(Protocol):
         """One condition per picture to a context (B, L, D), or None where the network reads none."""
         ...
 
+    def length(self, condition: Condition) -> int:
+        """L of the context of this condition alone."""
+        ...
+
 
 class NoConditioner:
     """For unconditional networks."""
@@ -41,6 +45,9 @@ class NoConditioner:
             if condition is not None and condition != "":
                 raise UserError(f"the model is unconditional and cannot be asked for {condition!r}")
         return None
+
+    def length(self, condition: Condition) -> int:
+        return 0
 
 
 class LabelConditioner(nn.Module):
@@ -55,6 +62,9 @@ class LabelConditioner(nn.Module):
     def encode(self, conditions: Sequence[Condition]) -> Tensor:
         rows = torch.tensor([self._row(c) for c in conditions], device=self.embedding.weight.device)
         return self.embedding(rows)[:, None]  # (B, 1, D)
+
+    def length(self, condition: Condition) -> int:
+        return 1
 
     def _row(self, condition: Condition) -> int:
         if condition is None or condition == "":
@@ -93,8 +103,7 @@ class TextConditioner:
     def encode(self, conditions: Sequence[Condition]) -> Tensor:
         prompts = ["" if c is None else str(c) for c in conditions]
         tokens = {prompt: self._token_ids(prompt) for prompt in prompts}
-        room = self.window - 2
-        windows = max([1, *(-(-len(ids) // room) for ids in tokens.values())])
+        windows = max(self._windows(ids) for ids in tokens.values())
         unknown = [prompt for prompt in tokens if (prompt, windows) not in self._known]
         if len(self._known) + len(unknown) > self.remember:
             self._known.clear()
@@ -103,6 +112,12 @@ class TextConditioner:
             for prompt, states in zip(unknown, self._run([tokens[p] for p in unknown], windows), strict=True):
                 self._known[prompt, windows] = states
         return torch.stack([self._known[prompt, windows] for prompt in prompts])
+
+    def length(self, condition: Condition) -> int:
+        return self.window * self._windows(self._token_ids("" if condition is None else str(condition)))
+
+    def _windows(self, ids: list[int]) -> int:
+        return max(1, -(-len(ids) // (self.window - 2)))
 
     def _token_ids(self, prompt: str) -> list[int]:
         return self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -42,6 +43,22 @@ def grid(images: Tensor, columns: int, border: int = 2) -> Tensor:
     return sheet
 
 
+def check_writable(path: Path) -> None:
+    """Look whether a picture could be written at ``path``, and change nothing.
+
+    Raises:
+        UserError: it could not; better said before the drawing than after it.
+    """
+    choose(path.suffix.lower(), FORMATS, "picture format")
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise UserError(f"{path} cannot be written: {parent} is a file")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: no permission to write in {parent}")
+
+
 def save_image(image: Image.Image, path: Path) -> None:
     """Write one picture; its format follows the name. Written beside and renamed, so never half there.
 
@@ -55,7 +72,8 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(temporary, format=FORMATS[path.suffix.lower()])
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder is none, nothing was written either
+            temporary.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error}") from error
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ldm.conditioner import Condition
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.guidance import Guided
-from ldm.diffusion.samplers import Step, find_sampler, sample
+from ldm.diffusion.samplers import Sampler, Step, find_sampler, sample, with_eta
 from ldm.errors import UserError
 from ldm.images import to_pil
 from ldm.schema import Settings
@@ -35,6 +35,7 @@ class Drawing(Settings):
     Attributes:
         sampler: a name of ``ldm.diffusion.samplers.SAMPLERS``, or as other programs spell it.
         steps: moves of the sampler.
+        eta: of the sampler ddim: share of fresh noise, 0 (none; the default) to 1.
         spacing: of its times; see ``ldm.diffusion.grid``.
         guidance: classifier-free guidance scale; 1 is none.
         guidance_rescale: 0..1.
@@ -45,15 +46,16 @@ class Drawing(Settings):
     """
 
     sampler: str | None = None
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    eta: float | None = Field(None, ge=0, le=1)
     spacing: str | None = None
     guidance: float | None = None
-    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     negative: str | None = None
-    height: int | None = Field(None, ge=1)
-    width: int | None = Field(None, ge=1)
-    batch_size: int = Field(16, ge=1)
+    height: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
 
 
 class Pipeline:
@@ -112,24 +114,38 @@ class Pipeline:
         Raises:
             UserError: an option is out of range or does not fit the model.
         """
-        if len(conditions) != len(seeds):
-            raise UserError(f"{len(conditions)} conditions but {len(seeds)} seeds: one of each per picture")
+        _check_request(conditions, seeds)
         how = self.settle(Drawing.checked(options))
-        pictures = []
-        for first in range(0, len(seeds), how.batch_size):
-            part = slice(first, first + how.batch_size)
-            pictures.append(self._batch(conditions[part], seeds[part], how, progress))
-        return torch.cat(pictures)
+        batches = self.batches(conditions, how)
+        drawn = [self._batch([conditions[i] for i in b], [seeds[i] for i in b], how, progress) for b in batches]
+        place = torch.tensor([i for batch in batches for i in batch]).argsort()
+        return torch.cat(drawn)[place]
+
+    def batches(self, conditions: Sequence[Condition], how: Drawing) -> list[list[int]]:
+        """Which pictures are drawn together, as indices into ``conditions``; ``how`` is settled.
+
+        At most ``batch_size``, all with contexts of one length: a short prompt is not padded for the sake of
+        a long neighbour, which would change its picture.
+        """
+        length = self.model.conditioner.length
+        least = length(how.negative) if how.guidance != 1 else 0
+        by_length: dict[int, list[int]] = {}
+        for i, condition in enumerate(conditions):
+            by_length.setdefault(max(length(condition), least), []).append(i)
+        size = how.batch_size
+        return [rows[k : k + size] for rows in by_length.values() for k in range(0, len(rows), size)]
 
     def settle(self, how: Drawing) -> Drawing:
         """Fill in the model's defaults and check what depends on the model."""
         defaults, factor = self.model.defaults, self.model.codec.factor
         name = how.sampler or defaults.get("sampler", "ddim")
-        row = find_sampler(name)
+        row = _row(name, how.eta)
         # The model's number of steps belongs to the model's sampler.
         usual = row.steps if how.sampler else defaults.get("steps", row.steps)
         usual = min(usual, self.model.process.num_train_timesteps)
         guidance = defaults.get("guidance", 1.0) if how.guidance is None else how.guidance
+        if how.negative and guidance == 1:
+            raise UserError(f"negative {how.negative!r} needs guidance: at scale 1 there is none, and it would do nothing")
         height, width = how.height or self.model.size[0], how.width or self.model.size[1]
         for side, value in (("height", height), ("width", width)):
             if value % factor:
@@ -162,7 +178,7 @@ class Pipeline:
             shape = tuple(like.shape[1:])
             return torch.stack([process.noise(shape, g) for g in generators]).to(like)
 
-        row = find_sampler(how.sampler)
+        row = _row(how.sampler, how.eta)
         config = self.model.process
         grid = row.grid(process, how.steps, how.spacing, config.steps_offset, config.end)
         shape = (len(seeds), codec.channels, how.height // codec.factor, how.width // codec.factor)
@@ -185,6 +201,21 @@ class Pipeline:
             context, last = context[:-1], context[-1:]
             unconditional = last.expand_as(context)
         return Guided(self.denoiser, context, unconditional, scale, how.guidance_rescale, how.guidance_interval)
+
+
+def _row(name: str, eta: float | None) -> Sampler:
+    row = find_sampler(name)
+    return row if eta is None else with_eta(row, eta)
+
+
+def _check_request(conditions: Sequence[Condition], seeds: Sequence[int]) -> None:
+    if len(conditions) != len(seeds):
+        raise UserError(f"{len(conditions)} conditions but {len(seeds)} seeds: one of each per picture")
+    if not conditions:
+        raise UserError("there is nothing to draw: give one prompt, label or None per picture")
+    for seed in seeds:
+        if not 0 <= seed < 2**64:
+            raise UserError(f"seed {seed} is not between 0 and 2**64 - 1")
 
 
 def load(

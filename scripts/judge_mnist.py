@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 import ldm
+from ldm.cli import run
 from ldm.data.captions import DIGIT_NAMES
 from ldm.data.sources import MnistConfig, MnistSource
-from ldm.errors import UserError
 from ldm.evaluate.distance import measure
+from ldm.images import save_grid, to_bytes, to_signed
 from ldm.models.judge import DigitJudge
-from ldm.images import to_signed
 
 GRID_ROWS = 20
 
@@ -43,7 +41,7 @@ def main() -> None:
     else:
         found = count_recognised(judge.classify(to_signed(images)), wanted)
     if options.grid:
-        save_grid(images, options.grid)
+        save_grid(to_signed(images[: 10 * GRID_ROWS]), options.grid, columns=10)
     if options.json:
         asked = {name: value for name, value in vars(options).items() if name not in ("json", "grid")}
         options.json.write_text(json.dumps({"options": asked, "found": found}, default=str, indent=2) + "\n")
@@ -67,7 +65,7 @@ def generate(options: argparse.Namespace, conditions: list[str | int | None]) ->
         batch = conditions[start : start + options.batch_size]
         first = options.seed + start
         images.append(pipe.generate(batch, range(first, first + len(batch)), batch_size=len(batch), **settings))
-    return ((torch.cat(images).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return to_bytes(torch.cat(images))
 
 
 def count_recognised(found: Tensor, wanted: Tensor) -> dict[str, Any]:
@@ -93,16 +91,9 @@ def measure_distance(judge: DigitJudge, images: Tensor, folder: Path, seed: int)
     return {**asdict(report), "ratio": report.ratio}
 
 
-def save_grid(images: Tensor, path: Path) -> None:
-    """A contact sheet of the first pictures, ten in a row."""
-    pictures = images[: 10 * GRID_ROWS, 0]
-    rows = [torch.cat(list(row), dim=1) for row in pictures.split(10)]
-    Image.fromarray(torch.cat(rows).numpy()).save(path)
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="a model folder")
+    parser.add_argument("--model", help="a model folder or run; default: the model that comes with ldm")
     parser.add_argument("--judge", type=Path, required=True, help="the file that scripts/train_judge.py wrote")
     parser.add_argument("--mode", choices=("text", "label", "distance"), required=True)
     parser.add_argument("--conditions", choices=("none", "label"), default="none", help="distance only")
@@ -126,7 +117,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run(main)

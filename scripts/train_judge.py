@@ -6,7 +6,6 @@ python scripts/train_judge.py --data FOLDER_OF_IDX_FILES --out runs/judge.safete
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -14,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.cli import run
 from ldm.data.sources import MnistConfig, MnistSource
 from ldm.errors import UserError
-from ldm.models.judge import DigitJudge
 from ldm.images import to_signed
+from ldm.models.judge import DigitJudge
 
 ROTATION, SCALE, SHEAR, SHIFT = 0.2, 0.1, 0.15, 2 / 14  # radians, ratio, ratio, half-sides (2 pixels of 28)
 LABEL_SMOOTHING = 0.05
@@ -88,7 +88,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -271,6 +271,18 @@ def find_sampler(name: str) -> Sampler:
     raise AssertionError("unreachable: a name in the table is found above")
 
 
+def with_eta(sampler: Sampler, eta: float) -> Sampler:
+    """DDIM with this share of fresh noise, 0 (deterministic) to 1 (ancestral), on the times of ``sampler``.
+
+    Raises:
+        UserError: ``sampler`` is another row than ddim.
+    """
+    plain = SAMPLERS["ddim"]
+    if replace(sampler, spacing=plain.spacing, spacing_named=False) != plain:
+        raise UserError("eta is for the sampler ddim, and this one has none: leave eta out, or choose ddim")
+    return replace(sampler, rule=partial(ddim, eta=eta), stochastic=eta > 0)
+
+
 def sample(
     sampler: Sampler, denoise: Estimator, x: Tensor, grid: Grid, noise: Noise, process: Process
 ) -> Iterator[Step]:

@@ -30,13 +30,13 @@ class ProcessConfig(Settings):
     """
 
     kind: Literal["ddpm", "flow"] = "ddpm"
-    num_train_timesteps: int = Field(1000, ge=1)
+    num_train_timesteps: int = Field(default=1000, ge=1)
     beta_schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
-    beta_start: float = Field(1e-4, gt=0, lt=1)
-    beta_end: float = Field(0.02, gt=0, lt=1)
+    beta_start: float = Field(default=1e-4, gt=0, lt=1)
+    beta_end: float = Field(default=0.02, gt=0, lt=1)
     zero_snr: bool = False
     noise: NoiseKind = "gaussian"
-    steps_offset: int = Field(0, ge=0)
+    steps_offset: int = Field(default=0, ge=0)
     set_alpha_to_one: bool = True
 
     def build(self) -> Process:

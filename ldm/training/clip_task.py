@@ -21,7 +21,7 @@ from ldm.data.sources import Source, open_source
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
 from ldm.training.settings import ClipRun
-from ldm.training.tasks import Losses
+from ldm.training.tasks import Borrowed, Losses, quiet_transformers
 from ldm.weights.components import save_text_encoder
 from ldm.weights.files import write_json
 
@@ -65,10 +65,10 @@ class ClipPlayer(nn.Module):
     def __init__(self, clip: Any, tokenizer: Any) -> None:
         super().__init__()
         self.clip = clip
-        self._tokenizer = (tokenizer,)
+        self._tokenizer = Borrowed(tokenizer)
 
     def forward(self, batch: Batch, step: int) -> Losses:
-        tokens = self._tokenizer[0](
+        tokens = self._tokenizer.module(
             batch.captions, padding="max_length", truncation=True, return_tensors="pt"
         ).input_ids
         device = batch.images.device
@@ -144,8 +144,9 @@ class ClipTask:
         clip = averaged.clip
         encoder = CLIPTextModel(clip.config.text_config)
         encoder.load_state_dict(clip.text_model.state_dict())
-        save_text_encoder(encoder, self.tokenizer, folder)
-        clip.save_pretrained(folder / "clip")
+        with quiet_transformers():
+            save_text_encoder(encoder, self.tokenizer, folder)
+            clip.save_pretrained(folder / "clip")
         parts = {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
         own = {"provenance": provenance}
         write_json(

@@ -5,6 +5,7 @@ batch -> codec.latents(codec.encode(images)) -> conditioner(conditions, some dro
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ldm.models.toy import ToyUNet
 from ldm.models.unet import UNet
 from ldm.pipeline import Pipeline
 from ldm.training.settings import DiffusionRun, LabelConditionConfig, TextConditionConfig, VAECodecConfig
-from ldm.training.tasks import Losses, mean_of
+from ldm.training.tasks import Borrowed, Losses, mean_of, quiet_transformers
 from ldm.weights.components import load_text_encoder
 from ldm.weights.model import Model, load_vae, resolve, save_model
 
@@ -38,17 +39,17 @@ class DiffusionPlayer(nn.Module):
         self.net = net
         # A learned conditioner is trained along and so is a submodule; a frozen one must not be.
         self.label_encoder = conditioner if isinstance(conditioner, LabelConditioner) else None
-        self._frozen = (conditioner, codec)
+        self._conditioner, self._codec = Borrowed(conditioner), Borrowed(codec)
         self._images_are_encoded = images_are_encoded
         self._process = run.process.build()
         self._run = run
 
     @property
     def conditioner(self) -> Conditioner:
-        return self.label_encoder if self.label_encoder is not None else self._frozen[0]
+        return self.label_encoder if self.label_encoder is not None else self._conditioner.module
 
     def forward(self, batch: Batch, step: int) -> Losses:
-        codec, process = self._frozen[1], self._process
+        codec, process = self._codec.module, self._process
         encoded = batch.images if self._images_are_encoded else codec.encode(to_signed(batch.images))
         x0 = codec.latents(encoded.float(), batch.codec_noise)
         t = process.draw_times(batch.uniform)
@@ -112,7 +113,8 @@ class DiffusionTask:
         if isinstance(condition, TextConditionConfig):
             if not source[0].captions:
                 raise UserError(f"condition.kind = text needs captions, and {source.name} has none: set data.captions")
-            encoder, tokenizer = load_text_encoder(resolve(condition.path))
+            with quiet_transformers():
+                encoder, tokenizer = load_text_encoder(resolve(condition.path))
             return TextConditioner(encoder.to(self.device), tokenizer)
         return NoConditioner()
 
@@ -161,7 +163,8 @@ class DiffusionTask:
         )
 
     def save(self, folder: Path, averaged: nn.Module, provenance: dict[str, Any]) -> None:
-        save_model(self._model(averaged, provenance), folder)
+        with quiet_transformers() if isinstance(self.run.condition, TextConditionConfig) else nullcontext():
+            save_model(self._model(averaged, provenance), folder)
 
     def draw(self, averaged: nn.Module, path: Path, seed: int) -> None:
         sample = self.run.sample

@@ -40,6 +40,7 @@ def train(run: RunSettings, *, resume: bool = False) -> Path:
         UserError: the run exists and ``resume`` is false, or the other way round; or anything on the way.
     """
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     from ldm.training.journal import Journal
     from ldm.training.trainer import Trainer, seed_weights
@@ -47,6 +48,8 @@ def train(run: RunSettings, *, resume: bool = False) -> Path:
     wants_fp16 = run.train.mixed_precision == "fp16"
     if wants_fp16 and not torch.cuda.is_available():
         raise UserError("train.mixed_precision fp16 needs a CUDA device; a CPU computes in bf16 or no")
+    # Accelerate keeps its settings for the life of the process, and refuses a second run that has others.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=run.train.mixed_precision)
     start = _open_folder(run, resume) if accelerator.is_main_process else None
     accelerator.wait_for_everyone()

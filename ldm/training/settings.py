@@ -42,26 +42,26 @@ class TrainSettings(Settings):
     """
 
     steps: int = Field(ge=1)
-    batch_size: int = Field(64, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    lr_warmup_steps: int = Field(500, ge=0)
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    lr_warmup_steps: int = Field(default=500, ge=0)
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    ema_decay: float = Field(0.9999, ge=0, lt=1)
-    ema_power: float = Field(2 / 3, gt=0, le=1)
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+    ema_power: float = Field(default=2 / 3, gt=0, le=1)
     gradient_checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
-    workers: int = Field(0, ge=0)
-    log_every: int = Field(50, ge=1)
-    sample_every: int = Field(1000, ge=1)
-    checkpoint_every: int = Field(1000, ge=1)
-    keep_checkpoints: int = Field(1, ge=1)
+    workers: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    sample_every: int = Field(default=1000, ge=1)
+    checkpoint_every: int = Field(default=1000, ge=1)
+    keep_checkpoints: int = Field(default=1, ge=1)
     tensorboard: bool = False
 
 
@@ -100,7 +100,7 @@ class LabelConditionConfig(Settings):
 
     kind: Literal["label"]
     classes: int = Field(ge=1)
-    drop: float = Field(0.1, ge=0, le=1)
+    drop: float = Field(default=0.1, ge=0, le=1)
 
 
 class TextConditionConfig(Settings):
@@ -113,7 +113,7 @@ class TextConditionConfig(Settings):
 
     kind: Literal["text"]
     path: Path
-    drop: float = Field(0.1, ge=0, le=1)
+    drop: float = Field(default=0.1, ge=0, le=1)
 
 
 CodecConfig = Annotated[PixelCodecConfig | VAECodecConfig, Field(discriminator="kind")]
@@ -131,11 +131,11 @@ class SampleSettings(Settings):
     """
 
     sampler: str = "ddim"
-    steps: int = Field(50, ge=1)
+    steps: int = Field(default=50, ge=1)
     guidance: float = 1.0
     conditions: tuple[str | int, ...] = ()
-    count: int = Field(40, ge=1)
-    columns: int = Field(10, ge=1)
+    count: int = Field(default=40, ge=1)
+    columns: int = Field(default=10, ge=1)
 
 
 class RunSettings(Settings):
@@ -147,7 +147,7 @@ class RunSettings(Settings):
         flip: mirror half of the pictures.
     """
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     output: Path
     data: SourceConfig
     flip: bool = False
@@ -162,7 +162,7 @@ class DiffusionRun(RunSettings):
     toy: ToyUNetConfig | None = None
     process: ProcessConfig = ProcessConfig()
     prediction: Prediction = "epsilon"
-    snr_gamma: float | None = Field(None, gt=0)
+    snr_gamma: float | None = Field(default=None, gt=0)
     codec: CodecConfig = PixelCodecConfig()
     condition: ConditionConfig = NoConditionConfig()
     sample: SampleSettings = SampleSettings()
@@ -189,13 +189,13 @@ class VAELoss(Settings):
     """
 
     reconstruction: Literal["l1", "l2"] = "l1"
-    kl: float = Field(1e-6, ge=0)
-    perceptual: float = Field(0.0, ge=0)
+    kl: float = Field(default=1e-6, ge=0)
+    perceptual: float = Field(default=0.0, ge=0)
     perceptual_path: Path | None = None
-    adversarial: float = Field(0.5, ge=0)
-    adversarial_start: int = Field(50_001, ge=0)
-    discriminator_layers: int = Field(3, ge=1)
-    discriminator_channels: int = Field(64, ge=1)
+    adversarial: float = Field(default=0.5, ge=0)
+    adversarial_start: int = Field(default=50_001, ge=0)
+    discriminator_layers: int = Field(default=3, ge=1)
+    discriminator_channels: int = Field(default=64, ge=1)
     learned_logvar: bool = True
 
     @model_validator(mode="after")
@@ -211,28 +211,28 @@ class VAERun(RunSettings):
     task: Literal["vae"]
     vae: VAEConfig
     loss: VAELoss = VAELoss()
-    scale_from: int = Field(1024, ge=1, description="pictures over which the latents' deviation is measured")
+    scale_from: int = Field(default=1024, ge=1, description="pictures over which the latents' deviation is measured")
 
 
 class ClipTextSettings(Settings):
     """The text tower: transformers' CLIPTextConfig, and the size of the vocabulary to learn."""
 
-    vocab_size: int = Field(1024, ge=514)
-    hidden_size: int = Field(128, ge=1)
-    intermediate_size: int = Field(512, ge=1)
-    num_hidden_layers: int = Field(3, ge=1)
-    num_attention_heads: int = Field(4, ge=1)
-    max_position_embeddings: int = Field(77, ge=3)
+    vocab_size: int = Field(default=1024, ge=514)
+    hidden_size: int = Field(default=128, ge=1)
+    intermediate_size: int = Field(default=512, ge=1)
+    num_hidden_layers: int = Field(default=3, ge=1)
+    num_attention_heads: int = Field(default=4, ge=1)
+    max_position_embeddings: int = Field(default=77, ge=3)
 
 
 class ClipImageSettings(Settings):
     """The image tower: transformers' CLIPVisionConfig."""
 
-    hidden_size: int = Field(128, ge=1)
-    intermediate_size: int = Field(512, ge=1)
-    num_hidden_layers: int = Field(3, ge=1)
-    num_attention_heads: int = Field(4, ge=1)
-    patch_size: int = Field(4, ge=1)
+    hidden_size: int = Field(default=128, ge=1)
+    intermediate_size: int = Field(default=512, ge=1)
+    num_hidden_layers: int = Field(default=3, ge=1)
+    num_attention_heads: int = Field(default=4, ge=1)
+    patch_size: int = Field(default=4, ge=1)
 
 
 class ClipRun(RunSettings):
@@ -241,7 +241,7 @@ class ClipRun(RunSettings):
     task: Literal["clip"]
     text: ClipTextSettings = ClipTextSettings()
     image: ClipImageSettings = ClipImageSettings()
-    projection_dim: int = Field(128, ge=1)
+    projection_dim: int = Field(default=128, ge=1)
 
 
 AnyRun = Annotated[DiffusionRun | VAERun | ClipRun, Field(discriminator="task")]

@@ -7,7 +7,8 @@ moving average is kept. The loop knows nothing else about a task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +27,19 @@ class Losses(NamedTuple):
 
     loss: Tensor
     parts: dict[str, tuple[Tensor, Tensor]]
+
+
+class Borrowed:
+    """Holds a module that belongs to someone else, so that the holder neither trains nor copies it.
+
+    A module that is merely an attribute would be a submodule: trained, saved, and copied for the moving average.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Borrowed:
+        return self
 
 
 class Task(Protocol):
@@ -52,6 +66,20 @@ class Task(Protocol):
         ...
 
 
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the progress bars that transformers shows for reading and writing a single file."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def mean_of(values: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(sum, count) of per-sample values (B,), of the ``chosen`` ones (B,) bool when given."""
     if chosen is None:
@@ -59,4 +87,4 @@ def mean_of(values: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tenso
     return (values.detach() * chosen).sum(), chosen.sum().to(values.dtype)
 
 
-__all__ = ["Batch", "Losses", "Task", "mean_of"]
+__all__ = ["Batch", "Borrowed", "Losses", "Task", "mean_of", "quiet_transformers"]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ldm.data.order import ShardedBatches, mix
 from ldm.data.samples import Batch, collate
 from ldm.errors import UserError
-from ldm.training.checkpoint import publish, read_state, write_state
+from ldm.training.checkpoint import disk_trouble, publish, read_state, write_state
 from ldm.training.journal import Journal
 from ldm.training.settings import RunSettings, TrainSettings
 from ldm.training.tasks import Losses, Task
@@ -95,27 +95,27 @@ class Trainer:
             UserError: a loss or gradient is not finite; the weights are those before that step.
         """
         settings = self.run.train
-        bar = tqdm(total=settings.steps, initial=self.step, unit="step", disable=None if journal else True)
-        meter, began = _Meter(), time.perf_counter()
-        batches = self._batches()
-        for _ in range(self.step, settings.steps):
-            micro = [next(batches) for _ in range(settings.gradient_accumulation)]
-            self._train_step(micro, meter)
-            self.step += 1
-            meter.steps += 1
-            bar.update()
-            save = self._is_due(settings.checkpoint_every)
-            if save or self._is_due(settings.log_every) or self._is_due(settings.sample_every):
-                self._check_finite()
-                elapsed, began = time.perf_counter() - began, time.perf_counter()
-                self._log(meter, elapsed, journal, bar)
-            if self._is_due(settings.sample_every):
-                self._draw(journal)
-                began = time.perf_counter()
-            if save:
-                self.checkpoint()
-                began = time.perf_counter()
-        bar.close()
+        hidden = None if journal else True  # None: where there is no terminal
+        with tqdm(total=settings.steps, initial=self.step, unit="step", disable=hidden) as bar:
+            meter, began = _Meter(), time.perf_counter()
+            batches = self._batches()
+            for _ in range(self.step, settings.steps):
+                micro = [next(batches) for _ in range(settings.gradient_accumulation)]
+                self._train_step(micro, meter)
+                self.step += 1
+                meter.steps += 1
+                bar.update()
+                save = self._is_due(settings.checkpoint_every)
+                if save or self._is_due(settings.log_every) or self._is_due(settings.sample_every):
+                    self._check_finite()
+                    elapsed, began = time.perf_counter() - began, time.perf_counter()
+                    self._log(meter, elapsed, journal, bar)
+                if self._is_due(settings.sample_every):
+                    self._draw(journal)
+                    began = time.perf_counter()
+                if save:
+                    self.checkpoint()
+                    began = time.perf_counter()
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.run.train.steps
@@ -164,9 +164,9 @@ class Trainer:
             self._note_bad(norm)
             # The fused optimiser reads this on the device: a bad step changes nothing, without a sync.
             player.optimizer.optimizer.found_inf = (self._bad_step >= 0).float()
-        meter.add(
-            {f"grad_norm_{player.name}" if len(self.players) > 1 else "grad_norm": (norm.detach(), norm.new_ones(()))}
-        )
+        finite = torch.isfinite(norm)
+        name = f"grad_norm_{player.name}" if len(self.players) > 1 else "grad_norm"
+        meter.add({name: (torch.where(finite, norm, 0.0), finite)})
         if self.accelerator.device.type == "cpu":
             self._check_finite()
         player.optimizer.step()
@@ -204,7 +204,8 @@ class Trainer:
         shown = {"loss": f"{values['loss']:.4f}", "img/s": f"{rate:.0f}"}
         bar.set_postfix(shown)
         lr = learning_rate(settings, self.step - 1)
-        journal.write({"step": self.step, **values, "lr": lr, "images_per_second": round(rate, 2)})
+        with disk_trouble(str(journal.path), "; the last checkpoint is intact"):
+            journal.write({"step": self.step, **values, "lr": lr, "images_per_second": round(rate, 2)})
 
     def averaged(self) -> nn.Module:
         """The first player with averaged weights; itself where ``ema_decay`` is 0."""
@@ -216,7 +217,8 @@ class Trainer:
             was_training = module.training
             module.eval()
             self.task.draw(module, self.run.output / "samples" / f"step_{self.step:08d}.png", self.run.seed)
-            journal.plot()
+            with disk_trouble(str(journal.plot_path), "; the last checkpoint is intact"):
+                journal.plot()
             module.train(was_training)
         self.accelerator.wait_for_everyone()
 

@@ -2,15 +2,17 @@
 
 The autoencoder's loss is, per picture,
 
-    |x - D(z)| / exp(logvar) + logvar  +  kl_weight KL(q(z|x) || N(0, 1))  +  adaptive weight * L_G
+    mean |x - D(z)| / exp(logvar) + logvar  +  kl_weight KL(q(z|x) || N(0, 1))  +  adaptive weight * L_G
 
-with a learned log-variance and, from a given step on, the hinge loss of a patch discriminator, which is
+where the distance is averaged over the picture's numbers and the divergence summed over the latent's (the
+paper's code sums both: a weight of w there is w * C * H * W here), with a learned log-variance and, from a given step on, the hinge loss of a patch discriminator, which is
 trained in turn. At each checkpoint the latents' standard deviation is measured on the data, and one over it
 stored as the scaling factor.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +27,31 @@ from ldm.images import save_grid, to_signed
 from ldm.models.discriminator import PatchDiscriminator, adaptive_weight, generator_loss, hinge_discriminator_loss
 from ldm.models.vae import AutoencoderKL, kl, sample_moments, split_moments
 from ldm.training.settings import VAERun
-from ldm.training.tasks import Losses, mean_of
+from ldm.training.tasks import Borrowed, Losses, mean_of
 from ldm.weights.components import save_module
 from ldm.weights.files import write_json
 
 
 class VAEPlayer(nn.Module):
-    """The autoencoder; keeps what its adversary needs of the last batch."""
+    """The autoencoder.
+
+    Attributes:
+        seen: pictures and reconstructions, oldest first, that the adversary has yet to judge in this step.
+    """
 
     def __init__(self, run: VAERun, adversary: PatchDiscriminator, perceptual: nn.Module | None) -> None:
         super().__init__()
         self.vae = AutoencoderKL(run.vae)
         self.vae.gradient_checkpointing = run.train.gradient_checkpointing
         self.logvar = nn.Parameter(torch.zeros(()), requires_grad=run.loss.learned_logvar)
-        self._others = (adversary, perceptual)  # not submodules: trained by another optimiser, or never
+        self._adversary, self._perceptual = Borrowed(adversary), Borrowed(perceptual)
         self._loss = run.loss
-        self.last: tuple[Tensor, Tensor] | None = None
+        self.seen: deque[tuple[Tensor, Tensor]] = deque()
 
     def forward(self, batch: Batch, step: int) -> Losses:
         images = to_signed(batch.images)
         rebuilt, moments = self.vae(images, batch.codec_noise)
         rebuilt, moments = rebuilt.float(), moments.float()
-        self.last = (images, rebuilt.detach())
         distance = F.l1_loss if self._loss.reconstruction == "l1" else F.mse_loss
         error = distance(rebuilt, images, reduction="none").flatten(1)
         distortion = error.mean(1)
@@ -55,18 +60,22 @@ class VAEPlayer(nn.Module):
             felt = self._perceptual_distance(images, rebuilt)
             parts["perceptual"] = mean_of(felt)
             distortion = distortion + self._loss.perceptual * felt
-        # The likelihood sums over pixels; dividing all by their number keeps the loss' size readable.
-        divergence = kl(moments) / error.shape[1]
+        divergence = kl(moments)
         likelihood = (distortion / self.logvar.exp() + self.logvar).mean()
-        loss = likelihood + self._loss.kl * divergence.mean() * error.shape[1]
-        parts["kl"] = mean_of(divergence * error.shape[1])
+        loss = likelihood + self._loss.kl * divergence.mean()
+        parts["kl"] = mean_of(divergence)
         if self._loss.adversarial > 0 and step >= self._loss.adversarial_start:
+            self.seen.append((images, rebuilt.detach()))
             loss = loss + self._adversarial(likelihood, rebuilt, parts)
         count = loss.new_tensor(float(len(images)))
         return Losses(loss, {"loss": (loss.detach() * count, count), **parts})
 
     def _adversarial(self, likelihood: Tensor, rebuilt: Tensor, parts: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-        fooled = generator_loss(self._others[0](rebuilt).float())
+        adversary = self._adversary.module
+        # Its weights are constants here: what fools it must not be added to the gradients that sharpen it.
+        adversary.requires_grad_(False)
+        fooled = generator_loss(adversary(rebuilt).float())
+        adversary.requires_grad_(True)
         one = fooled.new_ones(())
         weight = adaptive_weight(likelihood, fooled, self.vae.last_layer)
         parts["generator"] = (fooled.detach(), one)
@@ -75,24 +84,20 @@ class VAEPlayer(nn.Module):
 
     def _perceptual_distance(self, images: Tensor, rebuilt: Tensor) -> Tensor:
         """Squared distance in the features of a frozen network, (B,)."""
-        network = self._others[1]
-        assert network is not None
-        features: Any = network.features  # pyright: ignore[reportAttributeAccessIssue]
+        features = self._perceptual.module.features
         return (features(images) - features(rebuilt)).square().mean(1)
 
 
 class AdversaryPlayer(nn.Module):
-    """The discriminator, on the batch that the autoencoder has just seen."""
+    """The discriminator, on the batches that the autoencoder has just seen."""
 
     def __init__(self, adversary: PatchDiscriminator, vae: VAEPlayer) -> None:
         super().__init__()
         self.adversary = adversary
-        self._vae = (vae,)  # in a tuple, so that it is no submodule
+        self._vae = Borrowed(vae)
 
     def forward(self, batch: Batch, step: int) -> Losses:
-        last = self._vae[0].last
-        assert last is not None, "the autoencoder plays first"
-        real, fake = last
+        real, fake = self._vae.module.seen.popleft()  # the autoencoder plays first
         loss = hinge_discriminator_loss(self.adversary(real).float(), self.adversary(fake).float())
         count = loss.new_tensor(float(len(real)))
         return Losses(loss, {"discriminator": (loss.detach() * count, count)})
@@ -136,7 +141,7 @@ class VAETask:
         averaged.vae.config = config
         folder.mkdir(parents=True, exist_ok=True)
         save_module(averaged.vae, folder / "vae")
-        provenance = {**provenance, "latent_std": deviation, "latent_mean": mean, "logvar": float(averaged.logvar)}
+        provenance = {**provenance, "latent_std": deviation, "latent_mean": mean, "logvar": averaged.logvar.item()}
         own = {"provenance": provenance}
         write_json(
             folder / "model_index.json", {"_class_name": "VAE", "vae": ["diffusers", "AutoencoderKL"], "_ldm": own}

@@ -1,0 +1,44 @@
+"""Write a run's newest checkpoint as a model folder without what only training needs.
+
+python scripts/export_model.py runs/mnist_text/unet my_model --dtype fp16
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ldm.cli import run
+from ldm.errors import UserError
+
+
+def export(source: str, folder: Path, dtype: str) -> None:
+    """Read the model at ``source`` and write it to ``folder``, which must not exist."""
+    import os
+    import shutil
+
+    from ldm.accel import DTYPES
+    from ldm.weights.model import load_model, resolve, save_model
+
+    if folder.exists():
+        raise UserError(f"{folder} exists already")
+    model = load_model(resolve(source))
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_model(model, temporary, DTYPES[dtype])
+    os.replace(temporary, folder)
+    megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    print(f"{folder}: {megabytes:.1f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="a run of `ldm train`, or a model folder")
+    parser.add_argument("folder", type=Path, help="the folder to write")
+    parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp16", help="of the weights")
+    arguments = parser.parse_args()
+    run(export, arguments.source, arguments.folder, arguments.dtype)
+
+
+if __name__ == "__main__":
+    main()
