@@ -1,18 +1,21 @@
-"""What ``ldm generate`` and ``ldm info`` do, once their flags are read."""
+"""What the commands and scripts that draw or describe do, once their flags are read."""
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
-from ldm.conditioner import Condition
+from ldm.codec import PixelCodec
+from ldm.conditioner import Condition, LabelConditioner, TextConditioner
 from ldm.diffusion.samplers import Step
-from ldm.errors import UserError, choose
-from ldm.images import FORMATS, save_image, to_pil
+from ldm.errors import UserError
+from ldm.images import check_writable, save_grid, save_image, to_pil
 from ldm.pipeline import EMBEDDED, Drawing, Pipeline, load
 from ldm.weights.files import read_json, read_tensors
 from ldm.weights.model import INDEX, resolve
@@ -32,7 +35,7 @@ def generate_pictures(
     Raises:
         UserError: anything the user can mend; found before the drawing where it can be.
     """
-    choose(output.suffix.lower(), FORMATS, "picture format")
+    check_writable(output)
     began = time.perf_counter()
     pipeline = load(model, **loading)
     how = pipeline.settle(Drawing.checked(options))
@@ -44,14 +47,87 @@ def generate_pictures(
     for image, path in zip(images, paths, strict=True):
         save_image(image, path)
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
-    settings = f"{how.width}x{how.height}, {how.sampler}, {how.steps} steps, guidance {how.guidance:g}, seed {first}"
-    print(f"{shown}: {settings}, {time.perf_counter() - began:.1f} s")
+    print(f"{shown}: {_in_words(how)}, seed {first}, {time.perf_counter() - began:.1f} s")
     return paths
 
 
-def draw_with_bar(pipeline: Pipeline, conditions: list[Condition], seeds: list[int], how: Drawing) -> Any:
-    """``Pipeline.generate`` behind a progress bar that counts moves of the sampler."""
-    batches = -(-len(seeds) // how.batch_size)
+def _in_words(how: Drawing) -> str:
+    """The settings that a picture depends on, as a line."""
+    eta = "" if how.eta is None else f" eta {how.eta:g},"
+    return f"{how.width}x{how.height}, {how.sampler},{eta} {how.steps} steps, guidance {how.guidance:g}"
+
+
+def draw_series(
+    pipeline: Pipeline,
+    conditions: Sequence[Condition],
+    seeds: Sequence[int],
+    how: Drawing,
+    folder: Path,
+    columns: int,
+    write_samples: bool,
+    write_grid: bool,
+) -> list[Path]:
+    """Draw into ``folder``: samples/00000.png, ... and grid-0000.png, numbered on from those that are there.
+
+    Raises:
+        UserError: anything the user can mend; found before the drawing where it can be.
+    """
+    sample, sheet = folder / "samples" / "00000.png", folder / "grid-0000.png"
+    check_writable(sample)
+    how = pipeline.settle(how)
+    images = draw_with_bar(pipeline, conditions, seeds, how)
+    written = []
+    if write_samples:
+        first = _next_number(sample.parent, "")
+        written = [sample.with_name(f"{first + k:05d}.png") for k in range(len(images))]
+        for image, path in zip(to_pil(images), written, strict=True):
+            save_image(image, path)
+    if write_grid:
+        written.append(sheet.with_name(f"grid-{_next_number(folder, 'grid-'):04d}.png"))
+        save_grid(images, written[-1], columns)
+    print(f"{folder}: {len(images)} pictures, {_in_words(how)}, first seed {seeds[0]}")
+    return written
+
+
+def _next_number(folder: Path, prefix: str) -> int:
+    stems = [path.stem.removeprefix(prefix) for path in folder.glob(f"{prefix}*.png")]
+    return max((int(stem) for stem in stems if stem.isdecimal()), default=-1) + 1
+
+
+def draw_sheet(
+    model: Path, labels: list[int] | None, count: int, seed: int, output: Path, options: dict[str, Any]
+) -> Path:
+    """Draw digits with a pixel model onto one sheet: a row of ``count`` for each label.
+
+    Args:
+        model: model folder or run.
+        labels: None for all of the model's, and for a model without labels.
+        count: pictures per label; of a model without labels, pictures in all, ten in a row.
+        seed: of the first picture.
+        output: the sheet.
+        options: fields of ``Drawing``.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    check_writable(output)
+    pipeline = load(model)
+    conditioner = pipeline.model.conditioner
+    if not isinstance(pipeline.model.codec, PixelCodec) or isinstance(conditioner, TextConditioner):
+        raise UserError(f"{model} is no pixel model of digits; `ldm generate` draws with any model")
+    if labels is None and isinstance(conditioner, LabelConditioner):
+        labels = list(range(conditioner.classes))
+    wanted: list[Condition] = [label for label in labels or [None] for _ in range(count)]
+    how = pipeline.settle(Drawing.checked({"batch_size": 100, **options}))
+    images = draw_with_bar(pipeline, wanted, [seed + k for k in range(len(wanted))], how)
+    save_grid(images, output, columns=count if labels else min(count, 10), scale=2)
+    print(f"{output}: {len(images)} pictures, {_in_words(how)}, first seed {seed}")
+    return output
+
+
+def draw_with_bar(pipeline: Pipeline, conditions: Sequence[Condition], seeds: Sequence[int], how: Drawing) -> Tensor:
+    """``Pipeline.generate``, settled, behind a progress bar that counts moves of the sampler."""
+    batches = len(pipeline.batches(conditions, how))
     assert how.steps is not None
     with tqdm(total=batches * how.steps, unit="step", disable=None, leave=False) as bar:
 

@@ -47,7 +47,7 @@ class Drawing(Settings):
 
     sampler: str | None = None
     steps: int | None = Field(default=None, ge=1)
-    eta: float | None = Field(None, ge=0, le=1)
+    eta: float | None = Field(default=None, ge=0, le=1)
     spacing: str | None = None
     guidance: float | None = None
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
@@ -145,7 +145,7 @@ class Pipeline:
         usual = min(usual, self.model.process.num_train_timesteps)
         guidance = defaults.get("guidance", 1.0) if how.guidance is None else how.guidance
         if how.negative and guidance == 1:
-            raise UserError(f"negative {how.negative!r} needs guidance: at scale 1 there is none, and it would do nothing")
+            raise UserError(f"negative {how.negative!r} needs guidance: at scale 1 it would do nothing")
         height, width = how.height or self.model.size[0], how.width or self.model.size[1]
         for side, value in (("height", height), ("width", width)):
             if value % factor:

@@ -150,13 +150,16 @@ class DiffusionTask:
 
     def _model(self, averaged: nn.Module, provenance: dict[str, Any]) -> Model:
         assert isinstance(averaged, DiffusionPlayer)
-        sample = self.run.sample
+        sample, conditioner = self.run.sample, averaged.conditioner
+        if isinstance(conditioner, TextConditioner):
+            # Apart from training's, which remembers contexts as autocast computed them.
+            conditioner = TextConditioner(conditioner.encoder, conditioner.tokenizer)
         return Model(
             net=averaged.net,
             process=self.run.process,
             prediction=self.run.prediction,
             codec=self.codec,
-            conditioner=averaged.conditioner,
+            conditioner=conditioner,
             size=self.size,
             defaults={"sampler": sample.sampler, "steps": sample.steps, "guidance": sample.guidance},
             provenance=provenance,

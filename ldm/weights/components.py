@@ -10,7 +10,9 @@ scheduler/         scheduler_config.json
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from ldm.conditioner import LabelConditioner
 from ldm.errors import UserError, choose
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.models.unet import UNet, UNetConfig
-from ldm.models.vae import AutoencoderKL, VAEConfig
+from ldm.models.vae import AutoencoderKL, VAEConfig, rename_old_attention
 from ldm.weights.files import load_into, read_json, read_tensors, write_json, write_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+_TOWER = "text_model."  # prefix of a text encoder's tensors in files; transformers 5 has none in memory
 
 
 def _label_encoder(config: dict[str, Any]) -> LabelConditioner:
@@ -75,34 +78,93 @@ def load_module(folder: Path) -> nn.Module:
             module = BUILDERS[kind](config)
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}") from error
-    except ValueError as error:
+    except (ValueError, TypeError, IndexError) as error:  # a value of the wrong kind, such as a word for a list
         raise UserError(f"{path}: {error}") from error
-    load_into(module, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    tensors = read_tensors(folder / WEIGHTS)
+    if isinstance(module, AutoencoderKL):
+        tensors = rename_old_attention(tensors)
+    load_into(module, tensors, folder / WEIGHTS)
     return module.eval()
 
 
 def save_text_encoder(encoder: Any, tokenizer: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``text_encoder/`` and ``tokenizer/`` as transformers does; ``dtype`` converts on the way out."""
-    tensors = {k: v.to(dtype) if dtype else v for k, v in encoder.state_dict().items()}
-    encoder.save_pretrained(folder / "text_encoder", state_dict=tensors)
+    """Write ``text_encoder/`` and ``tokenizer/``; ``dtype`` converts on the way out.
+
+    As transformers writes them, with the tensor names and the vocabulary files of all its versions: those of
+    version 5 alone would be closed to the programs that read Stable Diffusion.
+    """
+    config = json.loads(encoder.config.to_json_string())
+    if dtype is not None:
+        config["dtype"] = str(dtype).removeprefix("torch.")
+    target = folder / "text_encoder"
+    target.mkdir(parents=True)
+    write_json(target / "config.json", {**config, "architectures": ["CLIPTextModel"]})
+    tensors = {_TOWER + k.removeprefix(_TOWER): v for k, v in encoder.state_dict().items()}
+    write_tensors(target / "model.safetensors", {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
     tokenizer.save_pretrained(folder / "tokenizer")
+    pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    write_json(folder / "tokenizer" / "vocab.json", pairs["vocab"])
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs["merges"])]
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def load_text_encoder(folder: Path) -> tuple[Any, Any]:
     """Read ``text_encoder/`` and ``tokenizer/`` of a model folder: (CLIPTextModel, CLIPTokenizer).
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or the two do not belong together.
     """
-    from transformers import CLIPTextModel, CLIPTokenizer  # takes seconds; only text models need it
-
-    for name in ("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/tokenizer_config.json"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing")
-    read_tensors(folder / "text_encoder/model.safetensors")  # names the file when it is damaged
-    try:
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True)
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: text encoder or tokenizer cannot be read: {error}") from error
+    encoder = _load_tower(folder / "text_encoder")
+    tokenizer = _load_tokenizer(folder / "tokenizer")
+    size, known = len(tokenizer), encoder.config.vocab_size
+    if size > known:
+        raise UserError(f"{folder / 'tokenizer'} has {size} tokens, and {folder / 'text_encoder'} knows {known}")
     return encoder.eval(), tokenizer
+
+
+def _load_tower(folder: Path) -> Any:
+    from transformers import CLIPTextModel  # takes seconds; only text models need it
+
+    weights = folder / "model.safetensors"
+    read_json(folder / "config.json")  # these two name the file when it is missing or damaged
+    read_tensors(weights)
+    try:
+        with _quiet():
+            encoder, report = CLIPTextModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{weights} does not fit {folder / 'config.json'}: {error}") from error
+    missing = sorted(report["missing_keys"])  # transformers fills these with random numbers
+    if missing:
+        raise UserError(f"{weights} lacks {len(missing)} tensors ({', '.join(missing[:3])}, ...)")
+    return encoder
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    read_json(folder / "tokenizer_config.json")
+    # With neither form of the vocabulary, transformers makes an empty one.
+    if (folder / "tokenizer.json").is_file():
+        read_json(folder / "tokenizer.json")
+    else:
+        read_json(folder / "vocab.json")
+        if not (folder / "merges.txt").is_file():
+            raise UserError(f"{folder / 'merges.txt'} is missing, and so is {folder / 'tokenizer.json'}")
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises Exception itself
+        raise UserError(f"{folder} holds no tokenizer of CLIP that can be read: {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar of transformers for something that takes a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

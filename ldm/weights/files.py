@@ -74,7 +74,12 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
     ]
     faults = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("not expected", surplus), ("of another shape", shapes))
+        for what, names in (
+            ("missing", missing),
+            ("not expected", surplus),
+            ("of another shape", shapes),
+            ("no real numbers", [key for key, value in tensors.items() if not value.is_floating_point()]),
+        )
         if names
     ]
     if faults:

@@ -7,18 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from ldm.codec import Codec, PixelCodec, VAECodec
 from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner, TextConditioner
 from ldm.diffusion.settings import ProcessConfig
+from ldm.diffusion.samplers import find_sampler
 from ldm.errors import UserError
+from ldm.models.toy import ToyUNet, ToyUNetConfig
+from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL
+from ldm.schema import Settings
 from ldm.weights.components import load_module, load_text_encoder, save_module, save_text_encoder
 from ldm.weights.files import read_json, write_json
 
 INDEX = "model_index.json"
+_PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "label_encoder")
 _NULL = ("safety_checker", "feature_extractor", "image_encoder")  # what StableDiffusionPipeline asks for
+
+
+class _Defaults(Settings):
+    """How the model likes to be drawn with."""
+
+    sampler: str | None = None
+    steps: int | None = Field(default=None, ge=1)
+    guidance: float | None = None
+
+
+class _Own(Settings):
+    """What ``model_index.json`` says under ``_ldm``."""
+
+    defaults: _Defaults = _Defaults()
+    provenance: dict[str, Any] = {}
+    size: tuple[PositiveInt, PositiveInt] | None = None
 
 
 @dataclass
@@ -87,23 +109,69 @@ def load_model(folder: Path) -> Model:
     if "unet" not in parts:
         held = ", ".join(sorted(parts)) or "nothing"
         raise UserError(f"{folder} holds {held} but no unet: it cannot draw (a VAE or CLIP run is a part of a model)")
-    process, prediction = ProcessConfig.from_diffusers(read_json(folder / "scheduler" / "scheduler_config.json"))
+    unknown = sorted(parts - {*_PARTS, *_NULL})
+    if unknown:
+        raise UserError(f"{folder / INDEX} lists {', '.join(unknown)}; known parts are {', '.join(_PARTS)}")
+    own = _read_own(index, folder / INDEX)
+    process, prediction = _read_process(folder / "scheduler" / "scheduler_config.json")
     net = load_module(folder / "unet")
-    config: Any = net.config
+    if not isinstance(net, UNet | ToyUNet):
+        raise UserError(f"{folder / 'unet'} holds a {type(net).__name__}, not a network that denoises")
+    config = net.config
     codec = VAECodec(load_vae(folder)) if "vae" in parts else PixelCodec(config.in_channels)
-    own = index.get("_ldm", {})
+    conditioner = _load_conditioner(folder, parts)
+    _check_fit(folder, config, codec, conditioner)
     side = codec.factor * getattr(config, "sample_size", 1)
     return Model(
         net=net,
         process=process,
         prediction=prediction,
         codec=codec,
-        conditioner=_load_conditioner(folder, parts),
-        size=tuple(own.get("size", (side, side))),
-        defaults=own.get("defaults", {}),
-        provenance=own.get("provenance", {}),
+        conditioner=conditioner,
+        size=own.size or (side, side),
+        defaults=own.defaults.model_dump(exclude_none=True),
+        provenance=own.provenance,
         folder=folder,
     )
+
+
+def _read_own(index: dict[str, Any], path: Path) -> _Own:
+    found = index.get("_ldm", {})
+    try:
+        own = _Own.checked(found if isinstance(found, dict) else {"_ldm": found})
+        if own.defaults.sampler is not None:
+            find_sampler(own.defaults.sampler)
+    except UserError as error:
+        raise UserError(f"{path}: _ldm: {error}") from error
+    return own
+
+
+def _read_process(path: Path) -> tuple[ProcessConfig, str]:
+    config = read_json(path)
+    try:
+        return ProcessConfig.from_diffusers(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _check_fit(folder: Path, config: UNetConfig | ToyUNetConfig, codec: Codec, conditioner: Conditioner) -> None:
+    """Refuse parts that are each whole, but not of one model."""
+    channels = {config.in_channels, getattr(config, "out_channels", config.in_channels)}
+    if channels != {codec.channels}:
+        raise UserError(
+            f"{folder / 'unet'} maps {sorted(channels)} channels, but what it diffuses has {codec.channels}"
+        )
+    read = config.cross_attention_dim if isinstance(config, UNetConfig) and config.reads_context else None
+    given = None
+    if isinstance(conditioner, LabelConditioner):
+        given = conditioner.width
+    elif isinstance(conditioner, TextConditioner):
+        given = conditioner.encoder.config.hidden_size
+    if read != given:
+        raise UserError(
+            f"{folder / 'unet'} reads {f'a context {read} wide' if read else 'no context'}, but the folder's "
+            f"conditioning is {f'{given} wide' if given else 'nothing'}"
+        )
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
@@ -119,7 +187,8 @@ def _load_conditioner(folder: Path, parts: set[str]) -> Conditioner:
         return TextConditioner(*load_text_encoder(folder))
     if "label_encoder" in parts:
         encoder = load_module(folder / "label_encoder")
-        assert isinstance(encoder, LabelConditioner)
+        if not isinstance(encoder, LabelConditioner):
+            raise UserError(f"{folder / 'label_encoder'} holds a {type(encoder).__name__}, not a LabelConditioner")
         return encoder
     return NoConditioner()
 
@@ -133,6 +202,8 @@ def resolve(place: str | Path) -> Path:
     folder = Path(place)
     if (folder / INDEX).is_file():
         return folder
+    if folder.is_file():
+        raise UserError(f"{folder} is a file, and a model is a folder in the layout of diffusers, with {INDEX} in it")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; a model is a folder with {INDEX}, or a run of `ldm train`")
     newest = latest_checkpoint(folder)
