@@ -97,8 +97,15 @@ def provenance(run: RunSettings) -> dict[str, Any]:
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"cpu, {torch.get_num_threads()} threads",
-        "config": run.model_dump(mode="json"),
+        # Without folders: a model that is passed on should not tell how its maker's disk is laid out.
+        "config": _without_paths(run.model_dump(mode="json")),
     }
+
+
+def _without_paths(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    return {k: _without_paths(v) for k, v in tree.items() if k != "output" and not k.endswith("path")}
 
 
 def _open_folder(run: RunSettings, resume: bool) -> Path | None:

@@ -5,7 +5,7 @@ The autoencoder's loss is, per picture,
     mean |x - D(z)| / exp(logvar) + logvar  +  kl_weight KL(q(z|x) || N(0, 1))  +  adaptive weight * L_G
 
 where the distance is a mean over the picture's numbers and the divergence a sum over the latent's (the paper's
-code sums both, so a weight w there is w * C * H * W here). The log-variance is learned. From a given step on
+code sums both, so a weight w there is w / (C H W) here). The log-variance is learned. From a given step on
 there is L_G, the hinge loss of a patch discriminator, which is trained in turn. At each checkpoint the latents'
 standard deviation is measured on the data, and one over it stored as the scaling factor.
 """
