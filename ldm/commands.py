@@ -18,7 +18,7 @@ from ldm.errors import UserError
 from ldm.images import check_writable, save_grid, save_image, to_pil
 from ldm.pipeline import EMBEDDED, Drawing, Pipeline, load
 from ldm.weights.files import read_json, read_tensors
-from ldm.weights.model import INDEX, resolve
+from ldm.weights.model import INDEX, read_own, resolve
 
 
 def generate_pictures(
@@ -152,13 +152,14 @@ def describe_model(place: str | None) -> str:
     for name in sorted(index):
         value = index[name]
         if isinstance(value, list) and len(value) == 2 and value[0] is not None:
-            lines.append(f"  {name:14s} {value[1]:24s} {_size(folder / name)}")
-    own = index.get("_ldm", {})
-    if own.get("size"):
-        lines.append(f"  pictures: {own['size'][1]}x{own['size'][0]}")
-    if own.get("defaults"):
-        lines.append("  draws by default with: " + ", ".join(f"{k} {v}" for k, v in own["defaults"].items()))
-    lines += _provenance(own.get("provenance", {}))
+            lines.append(f"  {name:14s} {value[1]!s:24s} {_size(folder / name)}")
+    own = read_own(index, folder / INDEX)
+    if own.size:
+        lines.append(f"  pictures: {own.size[1]}x{own.size[0]}")
+    defaults = own.defaults.model_dump(exclude_none=True)
+    if defaults:
+        lines.append("  draws by default with: " + ", ".join(f"{k} {v}" for k, v in defaults.items()))
+    lines += _provenance(own.provenance)
     return "\n".join(lines)
 
 
@@ -177,7 +178,7 @@ def _size(folder: Path) -> str:
 def _provenance(found: dict[str, Any]) -> list[str]:
     lines = []
     for key, value in found.items():
-        if key == "config":
+        if key == "config" and isinstance(value, dict):
             data, train = value.get("data", {}), value.get("train", {})
             lines.append(f"  data: {data.get('source')} ({data.get('split')}), batch {train.get('batch_size')}")
         elif not isinstance(value, dict):

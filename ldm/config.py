@@ -1,48 +1,82 @@
 """Configuration files: YAML that holds data only, read into frozen settings, with every mistake named at once.
 
-YAML is read by its 1.2 core rules where people expect them: ``1e-4`` is a number, ``off`` is a word.
+YAML is read by the rules of its version 1.2: ``1e-4`` is a number, ``off`` is a word, ``010`` is ten.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ldm.errors import UserError
-from ldm.schema import explain
+from ldm.schema import explain_all
 from ldm.training.settings import AnyRun, ClipRun, DiffusionRun, VAERun
+
+_TAG = "tag:yaml.org,2002:"
+# What a plain word means in YAML 1.2, section 10.3.2; PyYAML knows 1.1. The merge key is 1.1's and often used.
+_WORDS = (
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+0123456789."),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("merge", r"<<", "<"),
+)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the numbers and booleans of YAML 1.2."""
+    """PyYAML's safe loader with the words of YAML 1.2, and no key twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge"]
+        for i, key in enumerate(keys):
+            if key.value in [earlier.value for earlier in keys[:i]]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.I), list("tTfF"))
-_FLOAT = re.compile(r"^[-+]?(?:(?:\.\d+|\d+(?:\.\d*)?)(?:e[-+]?\d+)?|\.inf|\.nan)$", re.I)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+class _Dumper(yaml.SafeDumper):
+    """Quotes what :class:`_Loader` would not read as a string."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+for _name, _rule, _first in _WORDS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_rule})$"), [c.strip("\0") for c in _first])
+_Loader.add_constructor(_TAG + "int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str, place: str) -> Any:
     """Read YAML.
 
     Raises:
-        UserError: it is not YAML; the message has ``place`` and the line.
+        UserError: it is not YAML, or says a key twice; the message has ``place`` and the line.
     """
+    loader = None
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        loader = _Loader(text)  # finds characters that no YAML may hold
+        loader.name = place
+        return loader.get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{place} is not YAML: {error}") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> DiffusionRun | VAERun | ClipRun:
@@ -71,16 +105,20 @@ def validate(tree: dict[str, Any], place: str) -> DiffusionRun | VAERun | ClipRu
     """Turn a tree of plain data into settings; see :func:`load_config`."""
     adapter: TypeAdapter[Any] = TypeAdapter(AnyRun)
     try:
-        return adapter.validate_python(tree)
+        # By way of JSON, whose strict rules take a list for a tuple and text for a path, and turn nothing else:
+        # '20' is no number, 1 no truth and 2.0 no count.
+        return adapter.validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        lines = [_explain(item, tree) for item in error.errors()]
+        lines = explain_all([(item, *_place(item, tree)) for item in error.errors()])
         plural = "mistakes" if len(lines) > 1 else "mistake"
         raise UserError(f"{place}: {len(lines)} {plural}\n" + "\n".join(f"  {line}" for line in lines)) from error
+    except TypeError as error:
+        raise UserError(f"{place} holds more than text, numbers, lists and groups of keys: {error}") from error
 
 
 def dump_config(settings: BaseModel) -> str:
     """The settings as YAML, defaults included; :func:`load_config` reads it back equal."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(settings.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -96,12 +134,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node[last] = parse_yaml(value, f"the value of {key}")
 
 
-def _explain(error: Any, tree: dict[str, Any]) -> str:
-    """One pydantic error as a line, with the dotted key that the user wrote."""
+def _place(error: Any, tree: dict[str, Any]) -> tuple[str, list[str]]:
+    """The dotted key that the user wrote, and, for one that is unknown, those there are."""
     path = _without_tags(error["loc"], tree)
-    dotted = ".".join(str(part) for part in path) or "(top level)"
     allowed = _allowed_keys(path[:-1], tree) if error["type"] == "extra_forbidden" else []
-    return explain(error, dotted, allowed)
+    return ".".join(str(part) for part in path), allowed
 
 
 def _without_tags(loc: Sequence[Any], tree: dict[str, Any]) -> tuple[Any, ...]:

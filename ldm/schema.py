@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,9 +13,9 @@ from ldm.errors import UserError
 
 
 class Settings(BaseModel):
-    """A frozen pydantic model that refuses keys it does not know."""
+    """A frozen pydantic model that refuses keys it does not know, and numbers that are none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
@@ -26,24 +27,58 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            lines = [explain(item, ".".join(map(str, item["loc"])), list(cls.model_fields)) for item in error.errors()]
+            allowed = list(cls.model_fields)
+            lines = explain_all([(item, ".".join(map(str, item["loc"])), allowed) for item in error.errors()])
             raise UserError("; ".join(lines)) from error
 
 
-def explain(error: Any, place: str, allowed: list[str]) -> str:
-    """One pydantic error as a line: the place, what is wrong, what would be right.
+# pydantic speaks of Python and of JSON; a configuration has neither.
+_PLAIN = {"model_type": "should be a group of keys and values", "tuple_type": "should be a list"}
+
+
+def explain_all(errors: Sequence[tuple[Any, str, list[str]]]) -> list[str]:
+    """One line for each place that is wrong.
 
     Args:
-        error: an item of ``ValidationError.errors()``.
-        place: the dotted key.
-        allowed: the keys that there are beside ``place``.
+        errors: for each item of ``ValidationError.errors()``: itself, its dotted key, and the keys that there
+            are beside that one. Where a value may be of several kinds, there is an item for each.
     """
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place.rpartition(".")[2], allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{place}: unknown key{hint} (allowed: {', '.join(allowed)})"
-    if error["type"] == "missing":
-        return f"{place}: missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    given = error.get("input")
-    return f"{place}: {message}" + ("" if isinstance(given, dict) else f", got {given!r}")
+    found: dict[str, dict[str, str]] = {}
+    for error, place, allowed in errors:
+        place, fault, given = _explain(error, place, allowed)
+        found.setdefault(place, {})[fault] = given
+    lines = []
+    for place, faults in found.items():
+        line = " or ".join(faults).replace(" or should be ", " or ") + next(iter(faults.values()))
+        lines.append(f"{place}: {line}" if place else line)
+    return lines
+
+
+def _explain(error: Any, place: str, allowed: list[str]) -> tuple[str, str, str]:
+    """The dotted key at fault; what would be right; what there is instead, where that helps."""
+    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
+    if kind == "extra_forbidden":
+        hint = _nearest(place.rpartition(".")[2], allowed)
+        return place, f"unknown key{hint} (allowed: {', '.join(allowed)})", ""
+    if kind == "missing":
+        return place, "missing", ""
+    if kind.startswith("union_tag"):
+        key = context["discriminator"].strip("'")
+        place = f"{place}.{key}" if place else key
+        expected = context.get("expected_tags")
+        if expected is None:
+            return place, "missing", ""
+        tag = str(context["tag"])
+        return place, f"should be one of {expected}", f", got {tag!r}{_nearest(tag, _quoted(expected))}"
+    message = _PLAIN.get(kind, str(error["msg"])).removeprefix("Value error, ").removeprefix("Input ")
+    hint = _nearest(str(given), _quoted(context["expected"])) if kind == "literal_error" else ""
+    return place, message, "" if isinstance(given, dict) else f", got {given!r}{hint}"
+
+
+def _nearest(given: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(given, allowed, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)

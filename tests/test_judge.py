@@ -19,8 +19,8 @@ from torch import Tensor
 from ldm.data.sources import MnistConfig, MnistSource
 from ldm.errors import UserError
 from ldm.evaluate.distance import DistanceReport, frechet_distance, measure
-from ldm.models.judge import DigitJudge, JudgeConfig
 from ldm.images import to_signed
+from ldm.models.judge import DigitJudge, JudgeConfig
 
 REPOSITORY = Path(__file__).parents[1]
 JUDGE = REPOSITORY / "tests" / "data" / "judge.safetensors"

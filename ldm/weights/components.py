@@ -130,9 +130,10 @@ def _load_tower(folder: Path) -> Any:
     read_tensors(weights)
     try:
         with _quiet():
-            encoder, report = CLIPTextModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            found: Any = CLIPTextModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{weights} does not fit {folder / 'config.json'}: {error}") from error
+    encoder, report = found
     missing = sorted(report["missing_keys"])  # transformers fills these with random numbers
     if missing:
         raise UserError(f"{weights} lacks {len(missing)} tensors ({', '.join(missing[:3])}, ...)")

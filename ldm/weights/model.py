@@ -12,8 +12,8 @@ from torch import nn
 
 from ldm.codec import Codec, PixelCodec, VAECodec
 from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner, TextConditioner
-from ldm.diffusion.settings import ProcessConfig
 from ldm.diffusion.samplers import find_sampler
+from ldm.diffusion.settings import ProcessConfig
 from ldm.errors import UserError
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.models.unet import UNet, UNetConfig
@@ -27,7 +27,7 @@ _PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "label_encode
 _NULL = ("safety_checker", "feature_extractor", "image_encoder")  # what StableDiffusionPipeline asks for
 
 
-class _Defaults(Settings):
+class Defaults(Settings):
     """How the model likes to be drawn with."""
 
     sampler: str | None = None
@@ -35,11 +35,11 @@ class _Defaults(Settings):
     guidance: float | None = None
 
 
-class _Own(Settings):
+class Own(Settings):
     """What ``model_index.json`` says under ``_ldm``."""
 
-    defaults: _Defaults = _Defaults()
-    provenance: dict[str, Any] = {}
+    defaults: Defaults = Defaults()
+    provenance: dict[str, Any] = Field(default_factory=dict)
     size: tuple[PositiveInt, PositiveInt] | None = None
 
 
@@ -112,7 +112,7 @@ def load_model(folder: Path) -> Model:
     unknown = sorted(parts - {*_PARTS, *_NULL})
     if unknown:
         raise UserError(f"{folder / INDEX} lists {', '.join(unknown)}; known parts are {', '.join(_PARTS)}")
-    own = _read_own(index, folder / INDEX)
+    own = read_own(index, folder / INDEX)
     process, prediction = _read_process(folder / "scheduler" / "scheduler_config.json")
     net = load_module(folder / "unet")
     if not isinstance(net, UNet | ToyUNet):
@@ -135,10 +135,15 @@ def load_model(folder: Path) -> Model:
     )
 
 
-def _read_own(index: dict[str, Any], path: Path) -> _Own:
+def read_own(index: dict[str, Any], path: Path) -> Own:
+    """What an index, read from ``path``, says under ``_ldm``.
+
+    Raises:
+        UserError: it says what it may not.
+    """
     found = index.get("_ldm", {})
     try:
-        own = _Own.checked(found if isinstance(found, dict) else {"_ldm": found})
+        own = Own.checked(found if isinstance(found, dict) else {"_ldm": found})
         if own.defaults.sampler is not None:
             find_sampler(own.defaults.sampler)
     except UserError as error:
