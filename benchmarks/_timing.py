@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -20,7 +21,7 @@ def random_weights(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     """Build a model without its own initialisation, and fill it with one draw for each tensor.
 
     Matrices and kernels are uniform with variance 1 / (3 fan in), as torch's own initialisation has it, so that
-    activations stay finite; norms are the identity and biases are zero.
+    activations stay finite; norms are the identity and biases are zero. The model must have no buffers.
     """
     with torch.device("meta"):
         model = build()
@@ -50,7 +51,8 @@ def twin(build: Callable[[], nn.Module], model: nn.Module) -> nn.Module:
 def count_flops(build: Callable[[], nn.Module], call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> int:
     """Count the floating-point operations of ``call(model, *inputs)``, on ``meta`` and so without doing them.
 
-    The counter sees nothing of the CPU's fused attention; the ``math`` kernel is made of products that it sees.
+    A multiplication and an addition are two; only matrix products and convolutions count. The counter sees
+    nothing of the CPU's fused attention; the ``math`` kernel is made of products that it sees.
     """
     with torch.device("meta"):
         model = build().eval()
@@ -60,7 +62,7 @@ def count_flops(build: Callable[[], nn.Module], call: Callable[..., Any], inputs
     return counter.get_total_flops()
 
 
-def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:
     """Time each call ``repeats`` times, A B A B, so that a slow minute of the machine strikes all alike.
 
     Returns:
@@ -69,28 +71,58 @@ def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, l
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            _synchronize()
+            _wait(device)
             start = time.perf_counter()
             call()
-            _synchronize()
+            _wait(device)
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+def _wait(device: torch.device) -> None:
+    """Let the device finish what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
-def summary(seconds: Mapping[str, list[float]], ours: str) -> dict[str, dict[str, Any]]:
-    """Median, fastest and slowest of each contestant, and how many times as long as ours it takes."""
+def working_memory(call: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """``{"working_mib": ...}``: the most that a call holds on a CUDA device beyond what lies there; else nothing.
+
+    What lies there, the weights of every contestant among it, is left out.
+    """
+    if device.type != "cuda":
+        return {}
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    _wait(device)
+    return {"working_mib": (torch.cuda.max_memory_allocated(device) - before) / 2**20}
+
+
+def summary(
+    seconds: Mapping[str, list[float]], rivals: Mapping[str, str], reference: str, flops: int
+) -> dict[str, dict[str, float]]:
+    """What the times of each contestant say.
+
+    Args:
+        seconds: from ``in_turn``.
+        rivals: by contestant, the one it is measured against.
+        reference: the one that all are measured against.
+        flops: of one call.
+
+    Returns:
+        By contestant, median, fastest and slowest; ``of_rival``, its median over its rival's (below 1 it is faster);
+        ``speedup``, the reference's median over its own; the TFLOP/s that it reaches.
+    """
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return {
         name: {
             "median_s": medians[name],
             "min_s": min(times),
             "max_s": max(times),
-            "times_ours": medians[name] / medians[ours],
+            "of_rival": medians[name] / medians[rivals[name]],
+            "speedup": medians[reference] / medians[name],
+            "tflop_per_s": flops / medians[name] / 1e12,
         }
         for name, times in seconds.items()
     }
@@ -105,6 +137,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         **facts,
         "name": _cpu_name(),
         "threads": torch.get_num_threads(),
+        "load before": round(os.getloadavg()[0], 1),
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
         "amx": torch.cpu._is_amx_tile_supported(),
     }
@@ -117,16 +150,14 @@ def _cpu_name() -> str:
 
 
 def report(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
-    """Print facts and a table of rows; write both as JSON if there is a path."""
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    shown = [{key: _short(value) for key, value in row.items()} for row in rows]
-    widths = {key: max(len(key), *(len(row[key]) for row in shown)) for key in shown[0]}
-    print("  ".join(f"{key:<{width}}" for key, width in widths.items()))
-    for row in shown:
-        print("  ".join(f"{row[key]:<{width}}" for key, width in widths.items()))
+    """Print facts and a Markdown table of rows; write both as JSON if there is a path."""
+    print(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
+    shown = [[_short(value) for value in row.values()] for row in rows]
+    for cells in ([*rows[0]], ["---"] * len(rows[0]), *shown):
+        print(f"| {' | '.join(cells)} |")
     if path is not None:
         path.write_text(json.dumps({"facts": dict(facts), "rows": [dict(row) for row in rows]}, indent=2) + "\n")
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,12 +1,12 @@
-"""What a picture costs: our U-Net and autoencoder beside diffusers' on the same weights, in turn in one process.
+"""What a picture costs: our parts beside diffusers' on the same weights, in turn in one process.
 
-    python benchmarks/generation.py --parts unet,vae --dtype bf16 --repeats 5
+    python benchmarks/generation.py --parts unet vae-decode text --dtypes fp32 bf16 --repeats 5
 
-The shapes are those of Stable Diffusion 1.5 at 512x512 with guidance; the weights are random. The contestants
-are diffusers as it is by default (float32), diffusers as it is at its best without compilation (the dtype
-asked for, channels_last), and ours as ``ldm generate`` prepares it. The allocator setting that ours comes with
-holds for the whole process, so it helps diffusers too; ``--malloc system`` leaves it out for both. The text
-encoder has no contest: it is transformers' CLIPTextModel on either side, and 0.1% of the work of a picture.
+The shapes are those of Stable Diffusion 1.5 with guidance, so a step of the U-Net sees two latents and two
+prompts; the weights are random. The contestants are diffusers as it is by default (float32), diffusers at its best
+without compilation in each other dtype (channels_last), and ours in each dtype as ``ldm generate`` prepares it. The
+text encoder is transformers' CLIPTextModel on either side. The allocator setting that ours comes with holds for
+the whole process, so it helps diffusers too; ``--malloc system`` leaves it out for both.
 """
 
 from __future__ import annotations
@@ -19,145 +19,186 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _timing import count_flops, in_turn, machine, random_weights, report, summary, twin
-from diffusers import AutoencoderKL as DiffusersVAE
-from diffusers import UNet2DConditionModel
+from _timing import count_flops, in_turn, machine, random_weights, report, summary, twin, working_memory
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL as DiffusersVAE
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm.accel import pick_device, pick_dtype, prepare, tune_allocator
+from ldm.errors import UserError
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig
 
-
-@dataclass
-class Work:
-    """One thing to time: inputs in float32, and how each side is called with them."""
-
-    inputs: list[Tensor]
-    ours: Callable[..., Tensor]
-    theirs: Callable[..., Tensor]
+REFERENCE = "diffusers fp32"
+Call = Callable[..., Tensor]
 
 
 @dataclass
 class Part:
-    """A pair of models, their weights, and what to time with them."""
+    """Something to time: both models, how each is called, and the inputs in float32."""
 
-    ours: Callable[[], nn.Module]
-    theirs: Callable[[], nn.Module]
-    works: dict[str, Work]
+    build_ours: Callable[[], nn.Module]
+    call_ours: Call
+    call_theirs: Call
+    inputs: list[Tensor]
+    reference: Callable[[], nn.Module]  # theirs, with weights
+    ours: Callable[[nn.Module], nn.Module]  # ours, with the weights of theirs
 
 
-def unet_part(full: bool) -> Part:
-    """A step with guidance: two latents, two prompts."""
-    tiny = {"block_out_channels": (32, 64), "attention": (True, False), "num_attention_heads": 2}
-    config = UNetConfig() if full else UNetConfig(**tiny, cross_attention_dim=16)
-    side = 64 if full else 8
-    inputs = [torch.randn(2, 4, side, side), torch.tensor([500, 500]), torch.randn(2, 77, config.cross_attention_dim)]
-    work = Work(
-        inputs,
-        ours=lambda model, x, t, context: model(x, t, context),
-        theirs=lambda model, x, t, context: model(x, t, context).sample,
-    )
+def _random(kind: Any, config: UNetConfig | VAEConfig) -> nn.Module:
+    """A model of diffusers, of the shape of ours."""
+    return random_weights(lambda: kind.from_config(config.to_diffusers()))
+
+
+def unet(tiny: bool, side: int) -> Part:
+    """One step with guidance: two latents, two prompts."""
+    small = {"block_out_channels": (32, 64), "attention": (True, False), "num_attention_heads": 2}
+    config = UNetConfig(**({**small, "cross_attention_dim": 16} if tiny else {}))
+    context = torch.randn(2, 77, config.cross_attention_dim or 0)
     return Part(
-        ours=lambda: UNet(config),
-        theirs=lambda: UNet2DConditionModel.from_config(config.to_diffusers()),
-        works={"unet step": work},
+        build_ours=lambda: UNet(config),
+        call_ours=lambda model, x, t, context: model(x, t, context),
+        call_theirs=lambda model, x, t, context: model(x, t, context).sample,
+        inputs=[torch.randn(2, 4, side, side), torch.tensor([500, 500]), context],
+        reference=lambda: _random(UNet2DConditionModel, config),
+        ours=lambda theirs: twin(lambda: UNet(config), theirs),
     )
 
 
-def vae_part(full: bool) -> Part:
-    """One picture, there and back."""
-    config = VAEConfig() if full else VAEConfig(block_out_channels=(32, 64), layers_per_block=1)
-    side = 64 if full else 8
-    decode = Work(
-        [torch.randn(1, 4, side, side)],
-        ours=lambda model, z: model.decode(z),
-        theirs=lambda model, z: model.decode(z).sample,
-    )
-    encode = Work(
-        [torch.rand(1, 3, side * config.factor, side * config.factor) * 2 - 1],
-        ours=lambda model, images: model.encode(images),
-        theirs=lambda model, images: model.encode(images).latent_dist.parameters,
-    )
+def _vae(tiny: bool, call_ours: Call, call_theirs: Call, inputs: list[Tensor]) -> Part:
+    config = VAEConfig(**({"block_out_channels": (32, 32, 32, 64), "layers_per_block": 1} if tiny else {}))
     return Part(
-        ours=lambda: AutoencoderKL(config),
-        theirs=lambda: DiffusersVAE.from_config(config.to_diffusers()),
-        works={"vae decode": decode, "vae encode": encode},
+        build_ours=lambda: AutoencoderKL(config),
+        call_ours=call_ours,
+        call_theirs=call_theirs,
+        inputs=inputs,
+        reference=lambda: _random(DiffusersVAE, config),
+        ours=lambda theirs: twin(lambda: AutoencoderKL(config), theirs),
     )
 
 
-PARTS: dict[str, Callable[[bool], Part]] = {"unet": unet_part, "vae": vae_part}
+def vae_decode(tiny: bool, side: int) -> Part:
+    """The latents of one picture to the picture."""
+    latents = torch.randn(1, 4, side, side)
+    return _vae(tiny, lambda model, z: model.decode(z), lambda model, z: model.decode(z).sample, [latents])
 
 
-def contestants(part: Part, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """The models that compete, by name; the first is the reference."""
-    reference = random_weights(part.theirs)
-    ours = twin(part.ours, reference)
-    names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    models = {}
-    if dtype != torch.float32:
-        best = copy.deepcopy(reference).to(device, dtype).to(memory_format=torch.channels_last)
-        models[f"diffusers {names[dtype]} channels_last"] = best
-    models["ours"] = prepare(ours, device=device, dtype=dtype)
-    return {"diffusers fp32": reference.to(device), **models}
+def vae_encode(tiny: bool, side: int) -> Part:
+    """One picture to the moments of its latents."""
+    images = torch.rand(1, 3, 8 * side, 8 * side) * 2 - 1
+    return _vae(
+        tiny, lambda model, x: model.encode(x), lambda model, x: model.encode(x).latent_dist.parameters, [images]
+    )
 
 
-def _call(work: Work, name: str, model: nn.Module, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
-    run = work.ours if name == "ours" else work.theirs
-    kind = torch.float32 if name == "diffusers fp32" else dtype
-    inputs = [x.to(device, kind if x.is_floating_point() else x.dtype) for x in work.inputs]
-    return lambda: run(model, *inputs)
+def text(tiny: bool, side: int) -> Part:
+    """The prompt and the empty one, whatever the size of the picture."""
+    shape = (32, 64, 2, 2) if tiny else (768, 3072, 12, 12)
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = CLIPTextConfig(**dict(zip(keys, shape, strict=True)))
+
+    def build() -> nn.Module:
+        return CLIPTextModel(config).eval()
+
+    def call(model: nn.Module, tokens: Tensor) -> Tensor:
+        return model(tokens).last_hidden_state
+
+    return Part(build, call, call, [torch.randint(0, 1000, (2, 77))], reference=build, ours=copy.deepcopy)
 
 
-def compete(part: Part, device: torch.device, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
-    """Time every work of a part; a row per work and contestant.
+PARTS: dict[str, Callable[[bool, int], Part]] = {
+    "unet": unet,
+    "vae-decode": vae_decode,
+    "vae-encode": vae_encode,
+    "text": text,
+}
+
+
+def contestants(part: Part, device: torch.device, dtypes: dict[str, torch.dtype]) -> dict[str, Callable[[], Tensor]]:
+    """What to time, by name; the first is the reference."""
+    reference = part.reference()
+    calls = {}
+
+    def enter(name: str, model: nn.Module, call: Call, dtype: torch.dtype) -> None:
+        inputs = [x.to(device, dtype if x.is_floating_point() else x.dtype) for x in part.inputs]
+        calls[name] = lambda: call(model, *inputs)
+
+    enter(REFERENCE, reference, part.call_theirs, torch.float32)
+    for name, dtype in dtypes.items():
+        ours = prepare(part.ours(reference), device=device, dtype=dtype)
+        enter(f"ours {name}", ours, part.call_ours, dtype)
+        if dtype != torch.float32:
+            best: Any = copy.deepcopy(reference)
+            best.to(device, dtype).to(memory_format=torch.channels_last)
+            enter(f"diffusers {name} channels_last", best, part.call_theirs, dtype)
+    reference.to(device)
+    return calls
+
+
+def rivals(names: list[str]) -> dict[str, str]:
+    """By contestant, that of diffusers in its dtype."""
+    theirs = {name.split()[1]: name for name in names if name.startswith("diffusers")}
+    return {name: theirs[name.split()[1]] for name in names}
+
+
+def compete(
+    title: str, part: Part, device: torch.device, dtypes: dict[str, torch.dtype], repeats: int
+) -> list[dict[str, Any]]:
+    """Time one part; a row per contestant.
 
     Raises:
         RuntimeError: an output is far from the reference's, so that the times would mean nothing.
     """
-    models = contestants(part, device, dtype)
-    rows = []
-    for title, work in part.works.items():
-        calls = {name: _call(work, name, model, device, dtype) for name, model in models.items()}
-        outputs = {name: call().float() for name, call in calls.items()}  # also the warm-up
-        expected = outputs["diffusers fp32"]
-        flops = count_flops(part.ours, work.ours, work.inputs)
-        for name, found in summary(in_turn(calls, repeats), "ours").items():
-            error = ((outputs[name] - expected).norm() / expected.norm()).item()
-            if not error < 0.1:
-                raise RuntimeError(f"{title}: the output of {name} differs from float32 by {error:.2g} of its norm")
-            speed = flops / found["median_s"] / 1e12
-            rows.append(
-                {"work": title, "who": name, **found, "tflop": flops / 1e12, "tflop_per_s": speed, "error": error}
-            )
-    return rows
+    calls = contestants(part, device, dtypes)
+    expected = calls[REFERENCE]().float()
+    errors = {}
+    for name, call in calls.items():  # also the warm-up
+        errors[name] = ((call().float() - expected).norm() / expected.norm()).item()
+        if not errors[name] < 0.1:
+            raise RuntimeError(f"{title}: the output of {name} is {errors[name]:.2g} of its norm from float32's")
+    flops = count_flops(part.build_ours, part.call_ours, part.inputs)
+    found = summary(in_turn(calls, repeats, device), rivals(list(calls)), REFERENCE, flops)
+    return [
+        {"work": title, "who": name, **found[name], "error": errors[name], **working_memory(call, device)}
+        for name, call in calls.items()
+    ]
 
 
-def arguments() -> argparse.Namespace:
+def arguments() -> tuple[argparse.Namespace, torch.device, dict[str, torch.dtype]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="unet,vae", help="of unet, vae, with a comma")
-    parser.add_argument("--dtype", default="bf16", help="fp32, bf16 or fp16 (GPUs)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["unet", "vae-decode", "text"])
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], help="of fp32, bf16, fp16 (GPUs)")
     parser.add_argument("--device", help="cpu, cuda, ...; by default the GPU if there is one")
+    parser.add_argument("--size", type=int, default=512, help="height and width of the picture")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny only shows that it runs")
-    parser.add_argument("--malloc", choices=("tuned", "system"), default="tuned")
+    parser.add_argument("--model", choices=("sd15", "tiny"), default="sd15", help="tiny only shows that it runs")
+    parser.add_argument("--malloc", choices=("tuned", "system"), default="tuned", help="for both")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.size < 64 or options.size % 64:
+        parser.error(f"--size {options.size} is not a multiple of 64")
+    if options.repeats < 1:
+        parser.error(f"--repeats {options.repeats} is below 1")
+    try:
+        device = pick_device(options.device)
+        return options, device, {name: pick_dtype(name, device) for name in options.dtypes}
+    except UserError as error:
+        parser.error(str(error))
 
 
 def main() -> None:
-    options = arguments()
-    device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
+    options, device, dtypes = arguments()
     torch.manual_seed(0)
     if options.malloc == "tuned":
         tune_allocator()
+    facts = {**machine(device), "model": options.model, "size": options.size, "malloc": options.malloc}
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():
-        for name in options.parts.split(","):
-            rows += compete(PARTS[name](options.scale == "full"), device, dtype, options.repeats)
-    facts = {**machine(device), "dtype": options.dtype, "scale": options.scale, "malloc": options.malloc}
-    report(facts, rows, options.json)
+        for title in options.parts:
+            part = PARTS[title](options.model == "tiny", options.size // 8)
+            rows += compete(title, part, device, dtypes, options.repeats)
+    report({**facts, "repeats": options.repeats}, rows, options.json)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The command line: ``ldm generate``, ``ldm train``, ``ldm info``.
 
 Only typer is imported here; what a command needs, it imports when it runs, so that ``ldm --help`` is instant.
+Flags have no ranges of their own: the library checks them, with one message for the command line and for Python.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,37 +19,36 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes longer to import than all the rest of --help
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Latent text-to-image diffusion: draw, train, look inside.",
 )
 
-Prompts = Annotated[
-    list[str] | None, typer.Argument(metavar="[PROMPT]...", help="what to draw; for label models, a label")
-]
+Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="what to draw; for label models, a label")]
 MorePrompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="the same, as an option")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="picture to write; several get numbers")]
 ModelPlace = Annotated[str | None, typer.Option("--model", "-m", help="model folder or run; default: the one in ldm")]
 Negative = Annotated[str | None, typer.Option("--negative-prompt", "-n", help="what to stay away from")]
-Count = Annotated[int, typer.Option("--count", "--batch-count", "-c", min=1, help="pictures per prompt")]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="pictures drawn together")]
-Seed = Annotated[int | None, typer.Option("--seed", "-s", min=0, help="of the first picture; random when left out")]
+Count = Annotated[int, typer.Option("--count", "--batch-count", "-c", help="pictures per prompt")]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="pictures drawn together")]
+Seed = Annotated[int | None, typer.Option("--seed", "-s", help="of the first picture; random when left out")]
 Sampler = Annotated[str | None, typer.Option("--sampler", help="ddim, euler_a, 'DPM++ 2M Karras', ...")]
 Spacing = Annotated[str | None, typer.Option("--scheduler", help="of times: leading, linspace, trailing, karras")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="moves of the sampler")]
-Eta = Annotated[float | None, typer.Option("--eta", min=0, max=1, help="fresh noise of ddim: 0 none, 1 as ddpm")]
+Steps = Annotated[int | None, typer.Option("--steps", help="moves of the sampler")]
+Eta = Annotated[float | None, typer.Option("--eta", help="fresh noise of ddim: 0 (none) to 1 (as ddpm)")]
 Guidance = Annotated[float | None, typer.Option("--cfg-scale", "--guidance-scale", help="1 is no guidance")]
-Rescale = Annotated[float, typer.Option("--guidance-rescale", min=0, max=1, help="0 is off")]
+Rescale = Annotated[float, typer.Option("--guidance-rescale", help="0 (off) to 1")]
 Interval = Annotated[tuple[float, float], typer.Option("--guidance-interval", help="guide where t/T lies between")]
-Width = Annotated[int | None, typer.Option("--width", "-W", min=1, help="pixels")]
-Height = Annotated[int | None, typer.Option("--height", "-H", min=1, help="pixels")]
+Width = Annotated[int | None, typer.Option("--width", "-W", help="pixels")]
+Height = Annotated[int | None, typer.Option("--height", "-H", help="pixels")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="fp32, bf16 or fp16")]
 Attention = Annotated[str, typer.Option("--attention", help="sdpa, xformers or math")]
 Compile = Annotated[bool, typer.Option("--compile", help="compile the U-Net: pays after dozens of pictures")]
-Config = Annotated[Path, typer.Argument(help="a YAML file, such as configs/mnist.yaml")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as train.steps=100")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, such as configs/mnist.yaml")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="such as train.steps=100")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue the run from its newest checkpoint")]
-Described = Annotated[str | None, typer.Argument(help="model folder or run; default: the one in ldm")]
+Described = Annotated[str | None, typer.Argument(metavar="MODEL", help="model folder or run; default: the one in ldm")]
 
 
 @app.command()
@@ -100,7 +101,10 @@ def train(config: Config, overrides: Overrides = None, resume: Resume = False) -
     """Train what a configuration describes: diffusion in pixels or latents, a VAE, or CLIP."""
     from ldm.training.run import train_file
 
-    print(f"trained: {train_file(config, overrides or [], resume=resume)}")
+    last = train_file(config, overrides or [], resume=resume)
+    # `accelerate launch` and torchrun start several processes; one of them tells
+    if os.environ.get("RANK", "0") == "0":
+        print(f"trained: {last}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from ldm.codec import PixelCodec
 from ldm.conditioner import Condition, LabelConditioner, TextConditioner
 from ldm.diffusion.samplers import Step
 from ldm.errors import UserError
-from ldm.images import check_writable, save_grid, save_image, to_pil
+from ldm.images import check_folder, check_writable, save_grid, save_image, to_pil
 from ldm.pipeline import EMBEDDED, Drawing, Pipeline, load
 from ldm.weights.files import read_json, read_tensors
 from ldm.weights.model import INDEX, read_own, resolve
@@ -35,11 +35,13 @@ def generate_pictures(
     Raises:
         UserError: anything the user can mend; found before the drawing where it can be.
     """
+    how = Drawing.checked(options)
+    first = secrets.randbelow(2**32) if seed is None else seed
+    check_series(first, count)
     check_writable(output)
     began = time.perf_counter()
     pipeline = load(model, **loading)
-    how = pipeline.settle(Drawing.checked(options))
-    first = secrets.randbelow(2**32) if seed is None else seed
+    how = pipeline.settle(how)
     wanted: list[Condition] = [prompt for prompt in prompts for _ in range(count)]
     seeds = [first + k for k in range(len(wanted))]
     images = to_pil(draw_with_bar(pipeline, wanted, seeds, how))
@@ -49,6 +51,14 @@ def generate_pictures(
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
     print(f"{shown}: {_in_words(how)}, seed {first}, {time.perf_counter() - began:.1f} s")
     return paths
+
+
+def check_series(seed: int, count: int) -> None:
+    """Refuse a first seed below 0 and fewer than one picture."""
+    if seed < 0:
+        raise UserError(f"seed should be 0 or more, got {seed}")
+    if count < 1:
+        raise UserError(f"count should be 1 or more, got {count}")
 
 
 def _in_words(how: Drawing) -> str:
@@ -73,7 +83,7 @@ def draw_series(
         UserError: anything the user can mend; found before the drawing where it can be.
     """
     sample, sheet = folder / "samples" / "00000.png", folder / "grid-0000.png"
-    check_writable(sample)
+    check_folder(sample.parent)
     how = pipeline.settle(how)
     images = draw_with_bar(pipeline, conditions, seeds, how)
     written = []
@@ -110,6 +120,8 @@ def draw_sheet(
     Raises:
         UserError: anything the user can mend.
     """
+    drawing = Drawing.checked({"batch_size": 100, **options})
+    check_series(seed, count)
     check_writable(output)
     pipeline = load(model)
     conditioner = pipeline.model.conditioner
@@ -118,7 +130,7 @@ def draw_sheet(
     if labels is None and isinstance(conditioner, LabelConditioner):
         labels = list(range(conditioner.classes))
     wanted: list[Condition] = [label for label in labels or [None] for _ in range(count)]
-    how = pipeline.settle(Drawing.checked({"batch_size": 100, **options}))
+    how = pipeline.settle(drawing)
     images = draw_with_bar(pipeline, wanted, [seed + k for k in range(len(wanted))], how)
     save_grid(images, output, columns=count if labels else min(count, 10), scale=2)
     print(f"{output}: {len(images)} pictures, {_in_words(how)}, first seed {seed}")

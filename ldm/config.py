@@ -151,9 +151,10 @@ def _without_tags(loc: Sequence[Any], tree: dict[str, Any]) -> tuple[Any, ...]:
         if isinstance(part, str) and not isinstance(node, dict):
             continue  # inside a value: the name of one of its types
         kept.append(part)
-        reachable = isinstance(node, dict) and part in node
-        reachable = reachable or (isinstance(node, list) and isinstance(part, int) and part < len(node))
-        node = node[part] if reachable else None
+        if isinstance(node, dict):
+            node = node.get(part)
+        else:
+            node = node[part] if isinstance(node, list) and isinstance(part, int) and part < len(node) else None
     return tuple(kept)
 
 

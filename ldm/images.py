@@ -52,11 +52,22 @@ def check_writable(path: Path) -> None:
     choose(path.suffix.lower(), FORMATS, "picture format")
     if path.is_dir():
         raise UserError(f"{path} cannot be written: it is a folder")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise UserError(f"{path} cannot be written: {parent} is a file")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be written: no permission to write in {parent}")
+    if not path.absolute().parent.exists():
+        raise UserError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Look whether files could be written in ``folder``, which may have to be made, and change nothing.
+
+    Raises:
+        UserError: they could not.
+    """
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise UserError(f"nothing can be written in {folder}: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"nothing can be written in {folder}: no permission to write in {nearest}")
 
 
 def save_image(image: Image.Image, path: Path) -> None:

@@ -52,7 +52,7 @@ class Drawing(Settings):
     guidance: float | None = None
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    negative: str | None = None
+    negative: Condition = None
     height: int | None = Field(default=None, ge=1)
     width: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
@@ -144,7 +144,7 @@ class Pipeline:
         usual = row.steps if how.sampler else defaults.get("steps", row.steps)
         usual = min(usual, self.model.process.num_train_timesteps)
         guidance = defaults.get("guidance", 1.0) if how.guidance is None else how.guidance
-        if how.negative and guidance == 1:
+        if how.negative not in (None, "") and guidance == 1:
             raise UserError(f"negative {how.negative!r} needs guidance: at scale 1 it would do nothing")
         height, width = how.height or self.model.size[0], how.width or self.model.size[1]
         for side, value in (("height", height), ("width", width)):

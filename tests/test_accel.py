@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import platform
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm.accel import pick_device, pick_dtype, prepare
@@ -235,11 +238,47 @@ def test_gradient_checkpointing_is_for_training_and_for_models_that_have_it():
         prepare(nn.Linear(2, 2), inference=False, **options)
 
 
-def test_compile_keeps_names_and_is_in_effect():
-    model = nn.Sequential(nn.Linear(4, 4))
-    ready = prepare(model, device=CPU, dtype=torch.bfloat16, compile=True)
-    assert list(ready.state_dict()) == ["0.weight", "0.bias"]
-    assert ready._compiled_call_impl is not None
+def test_checkpointing_through_prepare_recomputes_and_keeps_the_gradients():
+    calls, gradients = [], []
+    start = fill(UNet(UNET))
+    for gradient_checkpointing in (False, True):
+        model = copy.deepcopy(start)
+        prepare(model, device=CPU, dtype=torch.float32, gradient_checkpointing=gradient_checkpointing, inference=False)
+        count: list[int] = []
+        model.mid_block.resnets[0].register_forward_hook(lambda *_, count=count: count.append(1))
+        model(noise(2, 4, 8, 8), T, noise(2, 5, 24)).square().mean().backward()
+        calls.append(len(count))
+        gradients.append([p.grad for p in model.parameters()])
+    assert calls == [1, 2]
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compile_is_in_effect_and_keeps_names_and_values():
+    plain = fill(GEGLU(8, 16))
+    compiled = prepare(copy.deepcopy(plain), device=CPU, dtype=torch.float32, compile=True, inference=False)
+    graphs = counters["stats"]["unique_graphs"]
+    found, expected = (model(noise(3, 8)) for model in (compiled, plain))
+    assert counters["stats"]["unique_graphs"] == graphs + 1
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(found, expected)
+    for output in (found, expected):
+        output.square().sum().backward()
+    gradients = [[p.grad for p in model.parameters()] for model in (compiled, plain)]
+    torch.testing.assert_close(*gradients)
+
+
+@needs_fastpath
+def test_a_compiled_model_is_not_that_of_the_fast_path():
+    model = prepare(UNet(UNET), device=CPU, dtype=torch.bfloat16, compile=True)
+    assert model._compiled_call_impl is not None
+    assert type(model.conv_in) is nn.Conv2d
+
+
+def test_xformers_where_it_cannot_run_names_what_to_do():
+    missing = importlib.util.find_spec("xformers") is None
+    with pytest.raises(UserError, match=r"pip install 'ldm\[xformers\]'" if missing else "needs a CUDA device"):
+        prepare(UNet(UNET), device=CPU, dtype=torch.float32, attention="xformers")
 
 
 def test_devices():

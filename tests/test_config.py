@@ -240,8 +240,7 @@ def test_values_that_only_yaml_has_are_refused():
 # ------------------------------------------------------------------ overrides
 
 
-def test_overrides_are_yaml_at_dotted_keys(tmp_path):
-    free = ["condition={kind: none}", "unet.cross_attention_dim=null"]
+def test_overrides_are_yaml_at_dotted_keys():
     run = load_config(
         LABEL,
         [

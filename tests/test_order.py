@@ -142,7 +142,8 @@ def test_workers_change_nothing(workers, context):
 
 def test_the_order_is_the_same_on_every_start_of_python():
     """Nothing may hang on Python's hashes, which are salted."""
-    code = "from ldm.data.order import *; print(example_index(9, 1234, 500), mix(1, 2, 3), float(torch.rand(1, generator=draws(4, 5))))"
+    shown = "example_index(9, 1234, 500), mix(1, 2, 3), float(torch.rand(1, generator=draws(4, 5)))"
+    code = f"from ldm.data.order import *; print({shown})"
     found = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": s}

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline  # type: ignore[attr-defined]
-from tiny_models import MODELS, WINDOW, label_model, pipeline, text_model, unconditional_model, written
+from tiny_models import MODELS, WINDOW, label_model, pipeline, text_model, unconditional_model
 from torch import Tensor
 
-import ldm
-import ldm.weights.model
+from ldm.diffusion.samplers import SAMPLERS
 from ldm.errors import UserError
 from ldm.pipeline import Drawing, Pipeline
 
@@ -63,6 +59,24 @@ def test_a_picture_does_not_depend_on_its_batch(pipes: dict[str, Pipeline], kind
     assert together.isfinite().all()
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=ANOTHER_BATCH)
     torch.testing.assert_close(together, parted, rtol=0, atol=ANOTHER_BATCH)
+
+
+class Pointwise(torch.nn.Module):
+    """A network without sums, whose rounding cannot depend on the batch."""
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+        assert context is not None
+        return torch.sin(3 * x + context[:, 0, :1, None, None]) + t[:, None, None, None] / 1000
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_picture_does_not_depend_on_its_batch_by_a_bit(sampler: str) -> None:
+    model = label_model()
+    model.net = Pointwise()
+    pipe, seeds = pipeline(model), [5, 6, 900]
+    together = pipe.generate([3, 1, None], seeds, steps=6, sampler=sampler)
+    for k, condition in enumerate([3, 1, None]):
+        assert torch.equal(pipe.generate([condition], seeds[k : k + 1], steps=6, sampler=sampler)[0], together[k])
 
 
 def test_the_same_call_gives_the_same_bits(pipes: dict[str, Pipeline]) -> None:
@@ -172,6 +186,23 @@ def test_negative_prompts_take_the_place_of_the_empty_one(pipes: dict[str, Pipel
     )
 
 
+def test_guidance_in_an_interval_costs_two_rows_only_there(pipes: dict[str, Pipeline]) -> None:
+    with Counted(pipes["label"]) as calls:
+        pipes["label"].generate([3], [0], sampler="ddim", steps=4, guidance=3, guidance_interval=(0.2, 0.6))
+    assert calls.batches == [1, 2, 2, 1]  # at t = 750, 500, 250 and 0 of 1000
+    everywhere = pipes["label"].generate([3], [0], guidance_interval=(0, 1))
+    assert torch.equal(everywhere, pipes["label"].generate([3], [0]))
+
+
+def test_away_from_the_label_zero(pipes: dict[str, Pipeline]) -> None:
+    with Counted(pipes["label"]) as calls:
+        pipes["label"].generate([3], [0], negative=0)
+    assert calls.contexts[0] is not None
+    assert torch.equal(calls.contexts[0], pipes["label"].model.conditioner.encode([0, 3]))
+    with pytest.raises(UserError, match="negative 0 needs guidance"):
+        pipes["label"].generate([3], [0], negative=0, guidance=1)
+
+
 def test_eta_reaches_ddim(pipes: dict[str, Pipeline]) -> None:
     pipe = pipes["unconditional"]
 
@@ -245,56 +276,3 @@ def test_uniform_noise_refuses_samplers_that_add_gaussian_noise() -> None:
     for options in ({"sampler": "euler_a"}, {"sampler": "ddim", "eta": 0.5}):
         with pytest.raises(UserError, match="adds Gaussian noise"):
             pipe.generate([None], [0], steps=5, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"device": "cuda:77"}, "unknown device 'cuda:77'"),
-        ({"dtype": "fp8"}, "unknown dtype 'fp8'"),
-        ({"device": "cpu", "dtype": "fp16"}, "fp16 is for GPUs"),
-        ({"attention": "flash"}, "flash"),
-    ],
-)
-def test_loading_options(tmp_path: Path, options: dict[str, str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        ldm.load(written("label", tmp_path / "model"), **options)  # type: ignore[arg-type]
-
-
-# ------------------------------------------------------------------- diffusers on our folder
-
-
-@pytest.mark.parametrize(
-    ("channels", "saved_as", "end_is_clean"),
-    [(1, None, False), (3, None, True), (3, torch.float16, False), (1, torch.bfloat16, False)],
-)
-def test_diffusers_draws_the_same_picture(
-    tmp_path: Path, channels: int, saved_as: torch.dtype | None, end_is_clean: bool
-) -> None:
-    model = text_model(channels)
-    model.process = model.process.model_copy(update={"set_alpha_to_one": end_is_clean})
-    folder = tmp_path / "model"
-    ldm.weights.model.save_model(model, folder, saved_as)
-    ours = ldm.load(folder, device="cpu", dtype="fp32").generate(["a thick two"], [0], steps=8, guidance=2.5)
-    theirs = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    assert isinstance(theirs.scheduler, DDIMScheduler)
-    theirs.set_progress_bar_config(disable=True)
-    drawn = theirs(
-        "a thick two",
-        height=32,
-        width=32,
-        num_inference_steps=8,
-        guidance_scale=2.5,
-        latents=torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))[None],
-        output_type="pt",
-    ).images
-    assert isinstance(drawn, Tensor)
-    assert drawn.shape == (1, channels, 32, 32)
-    assert drawn.std() > 0.05  # something is on it
-    torch.testing.assert_close(ours / 2 + 0.5, drawn, rtol=0, atol=1e-3)
-
-
-def test_label_model_keeps_its_defaults_through_a_folder(tmp_path: Path) -> None:
-    pipe = ldm.load(written("label", tmp_path / "model"), device="cpu", dtype="fp32")
-    expected = pipeline(label_model()).generate([4], [0])
-    torch.testing.assert_close(pipe.generate(["4"], [0]), expected, rtol=0, atol=ANOTHER_BATCH)

@@ -13,6 +13,36 @@ from ldm.schema import Settings
 
 _PREDICTION_NAMES = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
 _SCHEDULE_NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+_FLOW = "FlowMatchEulerDiscreteScheduler"
+# diffusers' schedulers are processes and samplers in one; these all share the chain of betas.
+_CHAINS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+)
+# Keys that would change the process or the estimate of x0: the one value that means "as here". What else a
+# file says (order, spacing, Karras times) is of its sampler, and samplers are chosen when drawing.
+_FIXED: Mapping[str, Any] = {
+    "trained_betas": None,
+    "thresholding": False,
+    "use_flow_sigmas": False,
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+    "shift_terminal": None,
+}
 
 
 class ProcessConfig(Settings):
@@ -57,7 +87,7 @@ class ProcessConfig(Settings):
         """The ``scheduler_config.json`` of a model trained with this process."""
         common = {"num_train_timesteps": self.num_train_timesteps, "prediction_type": _PREDICTION_NAMES[prediction]}
         if self.kind == "flow":
-            return {"_class_name": "FlowMatchEulerDiscreteScheduler", **common, "_noise": self.noise}
+            return {"_class_name": _FLOW, **common, "_noise": self.noise}
         return {
             "_class_name": "DDIMScheduler",
             **common,
@@ -76,22 +106,27 @@ class ProcessConfig(Settings):
         """Read a ``scheduler_config.json``: the process and the prediction type.
 
         Raises:
-            UserError: a name in it is not known.
+            UserError: a name in it is not known, or a value cannot be honoured.
         """
+        kind = choose(str(config.get("_class_name")), (*_CHAINS, _FLOW), "_class_name")
+        for key, supported in _FIXED.items():
+            if config.get(key, supported) != supported:
+                raise UserError(f"{key} = {config[key]!r} is not supported (supported: {supported!r})")
         names = {theirs: ours for ours, theirs in _PREDICTION_NAMES.items()}
-        total = int(config.get("num_train_timesteps", 1000))
-        if str(config.get("_class_name", "")).startswith("FlowMatch"):
-            prediction = names[choose(config.get("prediction_type", "flow_prediction"), names, "prediction_type")]
-            return cls(kind="flow", num_train_timesteps=total, noise=config.get("_noise", "gaussian")), prediction
-        schedules = {theirs: ours for ours, theirs in _SCHEDULE_NAMES.items()}
-        prediction = names[choose(config.get("prediction_type", "epsilon"), names, "prediction_type")]
-        found = cls(
-            num_train_timesteps=total,
-            beta_schedule=schedules[choose(config.get("beta_schedule", "linear"), schedules, "beta_schedule")],  # pyright: ignore[reportArgumentType]
-            beta_start=config.get("beta_start", 1e-4),
-            beta_end=config.get("beta_end", 0.02),
-            zero_snr=config.get("rescale_betas_zero_snr", False),
-            steps_offset=config.get("steps_offset", 0),
-            set_alpha_to_one=config.get("set_alpha_to_one", True),
-        )
-        return found, prediction
+        usual = "flow_prediction" if kind == _FLOW else "epsilon"
+        prediction = names[choose(str(config.get("prediction_type", usual)), names, "prediction_type")]
+        found: dict[str, Any] = {"num_train_timesteps": config.get("num_train_timesteps", 1000)}
+        if kind == _FLOW:
+            found |= {"kind": "flow", "noise": config.get("_noise", "gaussian")}
+        else:
+            schedules = {theirs: ours for ours, theirs in _SCHEDULE_NAMES.items()}
+            schedule = str(config.get("beta_schedule", "linear"))
+            found |= {
+                "beta_schedule": schedules[choose(schedule, schedules, "beta_schedule")],
+                "zero_snr": config.get("rescale_betas_zero_snr", False),
+                # left out, it is false in PNDM, and true in DDIM (which stands in for those that lack it)
+                "set_alpha_to_one": kind != "PNDMScheduler",
+            }
+            same = ("beta_start", "beta_end", "steps_offset", "set_alpha_to_one")
+            found |= {key: config[key] for key in same if key in config}
+        return cls.checked(found), prediction

@@ -90,6 +90,17 @@ def disk_trouble(what: str, consequence: str = "") -> Iterator[None]:
         raise UserError(f"{what} cannot be written: {text}{consequence}") from error
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside its place and rename it; when ``write`` fails, nothing is left."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def sweep(run: Path) -> None:
     """Delete what a killed run left half written or half deleted."""
     for name in (_UNFINISHED, _DOOMED):
@@ -122,4 +133,7 @@ def read_state(folder: Path, players: list[str]) -> tuple[dict[str, dict[str, An
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is missing or damaged: {error}") from error
-    return weights, state, read_json(training / "state.json")
+    numbers = read_json(training / "state.json")
+    if not {"step", "processes"} <= numbers.keys():
+        raise UserError(f"{training / 'state.json'} is damaged: it should say `step` and `processes`")
+    return weights, state, numbers

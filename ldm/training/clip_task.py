@@ -7,6 +7,7 @@ them), since a small set of captions would otherwise be told that a true caption
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from ldm.data.sources import Source, open_source
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
 from ldm.training.settings import ClipRun
-from ldm.training.tasks import Borrowed, Losses, quiet_transformers
-from ldm.weights.components import save_text_encoder
+from ldm.training.tasks import Borrowed, Losses
+from ldm.weights.components import quiet_transformers, save_text_encoder
 from ldm.weights.files import write_json
 
 
@@ -50,9 +51,7 @@ def learn_tokenizer(captions: list[str], vocab_size: int, window: int) -> Any:
     )
     learner = blank._tokenizer
     learner.train_from_iterator(captions, trainer)
-    import json
-
-    merges = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
+    merges: Any = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
     merges = merges[: max(0, vocab_size - len(base))]
     tokens = [*alphabet, *(a + "</w>" for a in alphabet), *("".join(m) for m in merges), start, end]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
@@ -144,8 +143,8 @@ class ClipTask:
         clip = averaged.clip
         encoder = CLIPTextModel(clip.config.text_config)
         encoder.load_state_dict(clip.text_model.state_dict())
+        save_text_encoder(encoder, self.tokenizer, folder)
         with quiet_transformers():
-            save_text_encoder(encoder, self.tokenizer, folder)
             clip.save_pretrained(folder / "clip")
         parts = {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
         own = {"provenance": provenance}

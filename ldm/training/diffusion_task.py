@@ -5,7 +5,6 @@ batch -> codec.latents(codec.encode(images)) -> conditioner(conditions, some dro
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from ldm.models.toy import ToyUNet
 from ldm.models.unet import UNet
 from ldm.pipeline import Pipeline
 from ldm.training.settings import DiffusionRun, LabelConditionConfig, TextConditionConfig, VAECodecConfig
-from ldm.training.tasks import Borrowed, Losses, mean_of, quiet_transformers
+from ldm.training.tasks import Borrowed, Losses, mean_of
 from ldm.weights.components import load_text_encoder
 from ldm.weights.model import Model, load_vae, resolve, save_model
 
@@ -73,10 +72,10 @@ class DiffusionTask:
         source = open_source(run.data)
         self.codec = self._build_codec(source)
         conditioner = self._build_conditioner(source)
-        self.size = source.size
-        if any(side % self.codec.factor for side in source.size):
-            raise UserError(f"pictures of {source.size} are not a multiple of the codec's factor {self.codec.factor}")
-        shape = (self.codec.channels, *(side // self.codec.factor for side in source.size))
+        self.size = height, width = source.size
+        factor = self.codec.factor
+        if height % factor or width % factor:
+            raise UserError(f"pictures of {source.size} are not a multiple of the codec's factor {factor}")
         cache = isinstance(run.codec, VAECodecConfig) and run.codec.cache
         if cache and run.flip:
             raise UserError("codec.cache keeps one encoding per picture, so flip must be false")
@@ -88,7 +87,7 @@ class DiffusionTask:
             drop=getattr(condition, "drop", 0.0),
             flip=run.flip,
             process=run.process.build(),
-            latent_shape=shape,
+            latent_shape=(self.codec.channels, height // factor, width // factor),
             encoded=self._encode_all(source) if cache else None,
         )
         self.players = {"net": DiffusionPlayer(self._build_net(conditioner), run, self.codec, conditioner, cache)}
@@ -113,8 +112,7 @@ class DiffusionTask:
         if isinstance(condition, TextConditionConfig):
             if not source[0].captions:
                 raise UserError(f"condition.kind = text needs captions, and {source.name} has none: set data.captions")
-            with quiet_transformers():
-                encoder, tokenizer = load_text_encoder(resolve(condition.path))
+            encoder, tokenizer = load_text_encoder(resolve(condition.path))
             return TextConditioner(encoder.to(self.device), tokenizer)
         return NoConditioner()
 
@@ -166,8 +164,7 @@ class DiffusionTask:
         )
 
     def save(self, folder: Path, averaged: nn.Module, provenance: dict[str, Any]) -> None:
-        with quiet_transformers() if isinstance(self.run.condition, TextConditionConfig) else nullcontext():
-            save_model(self._model(averaged, provenance), folder)
+        save_model(self._model(averaged, provenance), folder)
 
     def draw(self, averaged: nn.Module, path: Path, seed: int) -> None:
         sample = self.run.sample

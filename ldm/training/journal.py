@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from ldm.errors import need
+from ldm.errors import UserError, need
+from ldm.training.checkpoint import disk_trouble, write_whole
 
 
 class Journal:
@@ -16,25 +17,27 @@ class Journal:
     def __init__(self, run: Path, first_step: int, tensorboard: bool) -> None:
         """Open the log; lines after ``first_step``, of steps that will be done again, are dropped."""
         self.path = run / "log.jsonl"
-        self.plot_path = run / "loss.png"
         self.records = [r for r in read_log(self.path) if r["step"] <= first_step]
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in self.records), encoding="utf-8")
-        os.replace(temporary, self.path)
+        self._plot_path, self._board_path = run / "loss.png", run / "tensorboard"
+        text = "".join(json.dumps(r) + "\n" for r in self.records)
+        with _trouble(self.path):
+            write_whole(self.path, lambda path: path.write_text(text, encoding="utf-8"))
         self._board: Any = None
         if tensorboard:
             board = need("torch.utils.tensorboard", "tensorboard")
-            self._board = board.SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+            with _trouble(self._board_path):
+                self._board = board.SummaryWriter(str(self._board_path), purge_step=first_step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record and flush, so that a killed run loses none."""
         self.records.append(record)
-        with self.path.open("a", encoding="utf-8") as file:
+        with _trouble(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if self._board is not None:
-            for name, value in record.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._board.add_scalar(name, value, record["step"])
+            with _trouble(self._board_path):
+                for name, value in record.items():
+                    if name != "step":
+                        self._board.add_scalar(name, value, record["step"])
 
     def plot(self) -> None:
         """Draw ``loss.png``: every quantity whose name speaks of loss, over steps."""
@@ -51,19 +54,32 @@ class Journal:
         axes.grid(alpha=0.3)
         if names:
             axes.legend()
-        temporary = self.plot_path.with_name("loss.tmp.png")
-        figure.savefig(temporary, dpi=110)
-        os.replace(temporary, self.plot_path)
+        with _trouble(self._plot_path):
+            write_whole(self._plot_path, lambda path: figure.savefig(path, dpi=110, format="png"))
 
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._board is not None:
-            self._board.close()
+            with _trouble(self._board_path):
+                self._board.close()
+
+
+def _trouble(path: Path) -> contextlib.AbstractContextManager[None]:
+    return disk_trouble(str(path), "; the last checkpoint is intact")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that a killed run left unfinished is not one."""
+    """The records of a log; a last line that a killed run left unfinished is not one.
+
+    Raises:
+        UserError: another line is damaged.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is damaged: {error}; delete the line to go on") from error
+    return records

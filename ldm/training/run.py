@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import platform
 import time
 from pathlib import Path
@@ -16,6 +16,7 @@ from ldm.errors import UserError
 from ldm.training.settings import ClipRun, DiffusionRun, RunSettings, VAERun
 from ldm.weights.model import latest_checkpoint
 
+_CONFIG = "config.yaml"
 # What may change between a run and its resumption without changing what is learned at a step.
 # The number of steps is one of them where the learning rate does not depend on it.
 _FREE = (
@@ -51,22 +52,23 @@ def train(run: RunSettings, *, resume: bool = False) -> Path:
     # Accelerate keeps its settings for the life of the process, and refuses a second run that has others.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=run.train.mixed_precision)
-    start = _open_folder(run, resume) if accelerator.is_main_process else None
-    accelerator.wait_for_everyone()
-    start = latest_checkpoint(run.output) if resume and start is None else start
+    _check_folder(run, resume)
     seed_weights(run.seed)
     task = build_task(run, accelerator.device)
     trainer = Trainer(run, task, accelerator, provenance(run))
+    start = latest_checkpoint(run.output) if resume else None
     if start is not None:
         trainer.resume(start)
-    journal = None
-    if accelerator.is_main_process:
-        journal = Journal(run.output, trainer.step, run.train.tensorboard)
-        if resume:
-            print(f"continuing {run.output} at step {trainer.step}")
-    trainer.fit(journal)
-    if journal is not None:
-        journal.close()
+    # Every process has read by now, so the main one may write; a mistake found so far has left no trace.
+    accelerator.wait_for_everyone()
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if accelerator.is_main_process:
+            _open_folder(run)
+            journal = stack.enter_context(contextlib.closing(Journal(run.output, trainer.step, run.train.tensorboard)))
+            if resume:
+                print(f"continuing {run.output} at step {trainer.step}")
+        trainer.fit(journal)
     accelerator.end_training()
     last = latest_checkpoint(run.output)
     assert last is not None
@@ -108,33 +110,25 @@ def _without_paths(tree: Any) -> Any:
     return {k: _without_paths(v) for k, v in tree.items() if k != "output" and not k.endswith("path")}
 
 
-def _open_folder(run: RunSettings, resume: bool) -> Path | None:
-    """Make or check the run's folder; the checkpoint to continue from, if any."""
-    from ldm.training.checkpoint import sweep
-
-    folder, stored = run.output, run.output / "config.yaml"
+def _check_folder(run: RunSettings, resume: bool) -> None:
+    """Refuse to start where there is a run, or to resume where there is none or another."""
+    folder, stored = run.output, run.output / _CONFIG
     if resume:
         if not stored.is_file():
-            raise UserError(
-                f"{folder} holds no run to resume ({stored.name} is missing); leave out --resume to start one"
-            )
+            raise UserError(f"{folder} holds no run to resume ({_CONFIG} is missing); leave out --resume to start one")
         _check_same(run, parse_yaml(stored.read_text(encoding="utf-8"), str(stored)), stored)
-        sweep(folder)
-        start = latest_checkpoint(folder)
-        if start is None:
-            print(f"{folder} has no checkpoint yet: starting at step 0")
-    else:
-        start = None
-        if stored.exists() or (folder / "checkpoints").exists():
-            raise UserError(f"{folder} already holds a run: --resume continues it; or choose another `output`")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = stored.with_name("config.yaml.tmp")
-        temporary.write_text(dump_config(run), encoding="utf-8")
-        os.replace(temporary, stored)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error}") from error
-    return start
+    elif stored.exists() or (folder / "checkpoints").exists():
+        raise UserError(f"{folder} already holds a run: --resume continues it; or choose another `output`")
+
+
+def _open_folder(run: RunSettings) -> None:
+    """Make the run's folder and keep the configuration in it; clear away what a killed run left unfinished."""
+    from ldm.training.checkpoint import disk_trouble, sweep, write_whole
+
+    with disk_trouble(str(run.output)):
+        run.output.mkdir(parents=True, exist_ok=True)
+        sweep(run.output)
+        write_whole(run.output / _CONFIG, lambda path: path.write_text(dump_config(run), encoding="utf-8"))
 
 
 def _check_same(run: RunSettings, stored: Any, path: Path) -> None:

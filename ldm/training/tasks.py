@@ -7,14 +7,13 @@ moving average is kept. The loop knows nothing else about a task.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from ldm.data.samples import Batch, TrainingSamples
+from ldm.data.samples import TrainingSamples
 
 
 class Losses(NamedTuple):
@@ -66,25 +65,8 @@ class Task(Protocol):
         ...
 
 
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without the progress bars that transformers shows for reading and writing a single file."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def mean_of(values: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(sum, count) of per-sample values (B,), of the ``chosen`` ones (B,) bool when given."""
     if chosen is None:
         return values.detach().sum(), values.new_tensor(float(values.numel()))
     return (values.detach() * chosen).sum(), chosen.sum().to(values.dtype)
-
-
-__all__ = ["Batch", "Borrowed", "Losses", "Task", "mean_of", "quiet_transformers"]

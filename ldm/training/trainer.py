@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ldm.data.order import ShardedBatches, mix
 from ldm.data.samples import Batch, collate
 from ldm.errors import UserError
-from ldm.training.checkpoint import disk_trouble, publish, read_state, write_state
+from ldm.training.checkpoint import publish, read_state, write_state
 from ldm.training.journal import Journal
 from ldm.training.settings import RunSettings, TrainSettings
 from ldm.training.tasks import Losses, Task
+from ldm.weights.model import latest_checkpoint
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -73,7 +74,7 @@ class Trainer:
         self.step = 0
         settings = run.train
         for module in task.players.values():
-            module.to(accelerator.device, memory_format=_memory_format(settings))
+            _place(module, accelerator.device, settings)
         first = next(iter(task.players.values()))
         # Copied before Accelerate wraps its forward, as it is used without autocast.
         self.average = AveragedModel(first, multi_avg_fn=self._average, use_buffers=False)
@@ -84,7 +85,7 @@ class Trainer:
         self._bad_step = torch.full((), -1, dtype=torch.long, device=accelerator.device)
 
     def _average(self, averaged: Any, current: Any, count: Any) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - ema_decay(self.run.train, self.step))
+        get_ema_multi_avg_fn(ema_decay(self.run.train, self.step))(averaged, current, count)
 
     # ---------------------------------------------------------------- one step
 
@@ -182,13 +183,12 @@ class Trainer:
         bad = int(gathered.max())
         if bad < 0:
             return
-        settings = self.run.train
+        settings, last = self.run.train, latest_checkpoint(self.run.output)
         size = settings.batch_size * self.accelerator.num_processes * settings.gradient_accumulation
         raise UserError(
             f"the loss or a gradient was not finite at step {bad}, on samples {bad * size} to {(bad + 1) * size - 1} "
-            f"of the run; its weights are those before that step, and the last checkpoint in "
-            f"{self.run.output / 'checkpoints'} is good. A lower train.learning_rate, or mixed_precision bf16 or no, "
-            "is the usual cure"
+            f"of the run; that step was not taken, and {f'{last} is good' if last else 'there is no checkpoint yet'}. "
+            "A lower train.learning_rate, or train.mixed_precision bf16 or no, is the usual cure"
         )
 
     # ------------------------------------------------------- what a run leaves
@@ -204,8 +204,7 @@ class Trainer:
         shown = {"loss": f"{values['loss']:.4f}", "img/s": f"{rate:.0f}"}
         bar.set_postfix(shown)
         lr = learning_rate(settings, self.step - 1)
-        with disk_trouble(str(journal.path), "; the last checkpoint is intact"):
-            journal.write({"step": self.step, **values, "lr": lr, "images_per_second": round(rate, 2)})
+        journal.write({"step": self.step, **values, "lr": lr, "images_per_second": round(rate, 2)})
 
     def averaged(self) -> nn.Module:
         """The first player with averaged weights; itself where ``ema_decay`` is 0."""
@@ -217,8 +216,7 @@ class Trainer:
             was_training = module.training
             module.eval()
             self.task.draw(module, self.run.output / "samples" / f"step_{self.step:08d}.png", self.run.seed)
-            with disk_trouble(str(journal.plot_path), "; the last checkpoint is intact"):
-                journal.plot()
+            journal.plot()
             module.train(was_training)
         self.accelerator.wait_for_everyone()
 
@@ -252,10 +250,13 @@ class Trainer:
                 f"{folder} was trained by {numbers['processes']} processes and now there are "
                 f"{self.accelerator.num_processes}: the samples of a step would differ"
             )
-        for player in self.players:
-            player.module.load_state_dict(weights[player.name])
-            player.optimizer.optimizer.load_state_dict(state["optimizers"][player.name])
-        self.average.module.load_state_dict(weights["average"])
+        try:
+            for player in self.players:
+                player.module.load_state_dict(weights[player.name])
+                player.optimizer.optimizer.load_state_dict(state["optimizers"][player.name])
+            self.average.module.load_state_dict(weights["average"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder / 'training'} does not fit the run's configuration: {error}") from error
         self.average.n_averaged.fill_(max(1, int(numbers["step"])))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -283,8 +284,9 @@ class _Meter:
         return {n: float(total / count) for n, (total, count) in zip(names, reduced.tolist(), strict=True) if count > 0}
 
 
-def _memory_format(settings: TrainSettings) -> torch.memory_format:
-    return torch.channels_last if settings.channels_last else torch.contiguous_format
+def _place(module: Any, device: torch.device, settings: TrainSettings) -> None:
+    # Any: torch's stubs lack this keyword of Module.to.
+    module.to(device, memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format)
 
 
 def seed_weights(seed: int) -> None:

@@ -109,14 +109,19 @@ class VAETask:
     def __init__(self, run: VAERun, device: torch.device) -> None:
         self.run, self.device = run, device
         self.source = open_source(run.data)
-        factor, channels = run.vae.factor, run.vae.in_channels
+        factor, channels, loss = run.vae.factor, run.vae.in_channels, run.loss
+        height, width = self.source.size
         if channels != self.source.channels:
             raise UserError(f"vae.in_channels is {channels}, but the pictures have {self.source.channels}")
-        if any(side % factor for side in self.source.size):
+        if height % factor or width % factor:
             raise UserError(f"pictures of {self.source.size} are not a multiple of the autoencoder's factor {factor}")
-        shape = (run.vae.latent_channels, *(side // factor for side in self.source.size))
+        if loss.adversarial > 0 and min(height, width) >> loss.discriminator_layers < 3:
+            raise UserError(
+                f"loss.discriminator_layers is {loss.discriminator_layers}: halved so often, pictures of "
+                f"{self.source.size} are too small for the discriminator's last two convolutions"
+            )
+        shape = (run.vae.latent_channels, height // factor, width // factor)
         self.samples = TrainingSamples(self.source, run.seed, flip=run.flip, latent_shape=shape)
-        loss = run.loss
         adversary = PatchDiscriminator(channels, loss.discriminator_channels, loss.discriminator_layers)
         self.player = VAEPlayer(run, adversary, self._perceptual())
         self.players: dict[str, nn.Module] = {"vae": self.player}

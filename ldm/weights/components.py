@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from ldm.conditioner import LabelConditioner
@@ -24,6 +25,7 @@ from ldm.errors import UserError, choose
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig, rename_old_attention
+from ldm.schema import explain_all
 from ldm.weights.files import load_into, read_json, read_tensors, write_json, write_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -31,6 +33,9 @@ _TOWER = "text_model."  # prefix of a text encoder's tensors in files; transform
 
 
 def _label_encoder(config: dict[str, Any]) -> LabelConditioner:
+    for key in ("classes", "width"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise UserError(f"{key} should be a whole number of at least 1, got {config[key]!r}")
     return LabelConditioner(config["classes"], config["width"])
 
 
@@ -78,6 +83,9 @@ def load_module(folder: Path) -> nn.Module:
             module = BUILDERS[kind](config)
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}") from error
+    except ValidationError as error:
+        faults = [(item, ".".join(map(str, item["loc"])), []) for item in error.errors()]
+        raise UserError(f"{path}: {'; '.join(explain_all(faults))}") from error
     except (ValueError, TypeError, IndexError) as error:  # a value of the wrong kind, such as a word for a list
         raise UserError(f"{path}: {error}") from error
     tensors = read_tensors(folder / WEIGHTS)
@@ -123,20 +131,27 @@ def load_text_encoder(folder: Path) -> tuple[Any, Any]:
 
 
 def _load_tower(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CLIPTextModel  # takes seconds; only text models need it
 
-    weights = folder / "model.safetensors"
-    read_json(folder / "config.json")  # these two name the file when it is missing or damaged
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    read_json(config)  # these two name the file when it is missing or damaged
     read_tensors(weights)
     try:
-        with _quiet():
+        with quiet_transformers():
             found: Any = CLIPTextModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except StrictDataclassError as error:
+        raise UserError(f"{config}: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{weights} does not fit {folder / 'config.json'}: {error}") from error
+        raise UserError(f"{weights} does not fit {config}: {error}") from error
     encoder, report = found
-    missing = sorted(report["missing_keys"])  # transformers fills these with random numbers
-    if missing:
-        raise UserError(f"{weights} lacks {len(missing)} tensors ({', '.join(missing[:3])}, ...)")
+    surplus = [key for key in report["unexpected_keys"] if not key.endswith("position_ids")]  # old files count them
+    # transformers fills what is missing with random numbers, and leaves out what is not expected
+    for keys, what in ((report["missing_keys"], "lacks"), (surplus, "has more than")):
+        if keys:
+            names = sorted(keys)
+            more = ", ..." if len(names) > 3 else ""
+            raise UserError(f"{weights} {what} {config} asks for: {len(names)} tensors ({', '.join(names[:3])}{more})")
     return encoder
 
 
@@ -158,8 +173,8 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar of transformers for something that takes a moment."""
+def quiet_transformers() -> Iterator[None]:
+    """Without the progress bars that transformers shows for what takes a moment."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         UserError: the file is missing, truncated or of another format.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing")
+        raise UserError(f"{path} is missing{_beside(path)}")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file: {error}") from error
+
+
+def _beside(path: Path) -> str:
+    """What else of its kind there is: half-precision variants and pickles are often all that was fetched."""
+    found = sorted(file.name for end in ("safetensors", "bin") for file in path.parent.glob(f"*.{end}"))
+    if not found:
+        return ""
+    advice = "; a *.safetensors of the same part may be renamed, a *.bin must be converted to safetensors"
+    return f"; beside it there is {', '.join(found[:3])}{advice}"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -95,3 +106,27 @@ def fsync_tree(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes ``folder`` when the block ends well.
+
+    When it does not, the new folder is deleted and what was at ``folder`` is as before.
+    """
+    new, old = folder.with_name(f"writing_{folder.name}"), folder.with_name(f"deleting_{folder.name}")
+    for leftover in (new, old):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        fsync_tree(new)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

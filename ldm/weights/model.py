@@ -20,7 +20,7 @@ from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL
 from ldm.schema import Settings
 from ldm.weights.components import load_module, load_text_encoder, save_module, save_text_encoder
-from ldm.weights.files import read_json, write_json
+from ldm.weights.files import read_json, replacing, write_json
 
 INDEX = "model_index.json"
 _PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "label_encoder")
@@ -71,8 +71,25 @@ class Model:
 
 
 def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a model folder; diffusers' ``StableDiffusionPipeline`` opens those with text and VAE."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a model folder; diffusers' ``StableDiffusionPipeline`` opens those with text and VAE.
+
+    A model that was there is replaced once the new one is complete.
+
+    Args:
+        model: what to write.
+        folder: where to; missing, empty or a model folder.
+        dtype: of the tensors in the files; their own by default.
+
+    Raises:
+        UserError: ``folder`` holds something else, which stays.
+    """
+    if folder.exists() and not (folder / INDEX).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something that is no model, and would be overwritten: name another folder")
+    with replacing(folder) as new:
+        _write_parts(model, new, dtype)
+
+
+def _write_parts(model: Model, folder: Path, dtype: torch.dtype | None) -> None:
     save_module(model.net, folder / "unet", dtype)
     (folder / "scheduler").mkdir()
     scheduler = model.process.to_diffusers(model.prediction, clip=model.codec.bounds is not None)
@@ -105,7 +122,7 @@ def load_model(folder: Path) -> Model:
         UserError: a part is missing or damaged, or the folder holds no model that draws.
     """
     index = read_json(folder / INDEX)
-    parts = {name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None}
+    parts = _listed(index)
     if "unet" not in parts:
         held = ", ".join(sorted(parts)) or "nothing"
         raise UserError(f"{folder} holds {held} but no unet: it cannot draw (a VAE or CLIP run is a part of a model)")
@@ -133,6 +150,15 @@ def load_model(folder: Path) -> Model:
         provenance=own.provenance,
         folder=folder,
     )
+
+
+def _listed(index: dict[str, Any]) -> set[str]:
+    """The parts in an index; ``[null, null]`` is none, and names with an underscore are remarks."""
+    return {
+        name
+        for name, value in index.items()
+        if not name.startswith("_") and isinstance(value, list) and value and value[0] is not None
+    }
 
 
 def read_own(index: dict[str, Any], path: Path) -> Own:

@@ -1,0 +1,142 @@
+"""Kill a training run at random moments, resume it, and compare what comes out with a run that was left alone.
+
+python scripts/kill_test.py                                    # a small run of the label model, five kills
+python scripts/kill_test.py configs/mnist_text/vae.yaml train.steps=40 train.checkpoint_every=5 --kills 3
+
+Each kill is a run of its own: started, killed with SIGKILL, resumed with `ldm train CONFIG --resume` to its end.
+Weights, moving averages, optimisers and log must then be those of the undisturbed run in every bit; the exit
+code is 1 where they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ldm.cli import run
+from ldm.errors import UserError
+
+_CONFIG = Path("configs/mnist_label.yaml")
+_SMALL = "train.steps=60 train.batch_size=8 train.lr_warmup_steps=5 train.log_every=2 train.sample_every=20 \
+train.checkpoint_every=3 train.workers=1 data.limit=500 sample.steps=5 sample.count=10"
+
+
+class Trial:
+    """One configuration, trained in one folder or another."""
+
+    def __init__(self, config: Path, overrides: list[str], folder: Path) -> None:
+        self.config, self.overrides, self.folder = config, overrides, folder
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """Train in the folder ``name``; resume where there is a run in it already."""
+        output = self.folder / name
+        resume = ["--resume"] if (output / "config.yaml").exists() else []
+        words = ["train", str(self.config), *self.overrides, f"output={output}", *resume]
+        with (self.folder / f"{name}.txt").open("ab") as said:
+            return subprocess.Popen([sys.executable, "-m", "ldm", *words], stdout=said, stderr=said)
+
+    def finish(self, name: str) -> Path:
+        """Train to the end, and return the last checkpoint."""
+        from ldm.weights.model import resolve
+
+        if self.start(name).wait() != 0:
+            raise UserError(f"the run failed:\n{(self.folder / f'{name}.txt').read_text()}")
+        return resolve(self.folder / name)
+
+    def kill(self, name: str, after: float) -> str:
+        """Start a run and kill it after so many seconds; what it has left, in words."""
+        process = self.start(name)
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if process.returncode != -signal.SIGKILL:
+            return "had ended already"
+        if not (self.folder / name / "config.yaml").exists():
+            return "had not begun"
+        left = sorted(path.name for path in (self.folder / name / "checkpoints").glob("*"))
+        return " ".join(left) or "no checkpoint yet"
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Names of what is not the same, bit for bit, in two checkpoints and the logs of their runs."""
+    a, b = _everything(one), _everything(other)
+    return [name for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
+
+
+def _everything(checkpoint: Path) -> dict[str, bytes | str]:
+    import torch
+
+    from ldm.training.journal import read_log
+    from ldm.weights.files import read_tensors
+
+    found: dict[str, bytes | str] = {}
+    for file in checkpoint.rglob("*.safetensors"):
+        for name, tensor in read_tensors(file).items():
+            found[f"{file.relative_to(checkpoint)} {name}"] = _bits(tensor)
+    state = torch.load(checkpoint / "training" / "state.pt", weights_only=True)
+    for player, optimizer in state["optimizers"].items():
+        found[f"{player} optimizer, settings"] = repr(optimizer["param_groups"])
+        for number, moments in optimizer["state"].items():
+            found |= {f"{player} optimizer {number} {name}": _bits(value) for name, value in moments.items()}
+    for record in read_log(checkpoint.parents[1] / "log.jsonl"):
+        clockless = {name: value for name, value in record.items() if name != "images_per_second"}
+        found[f"log of step {record['step']}"] = repr(clockless)
+    return found
+
+
+def _bits(tensor: object) -> bytes:
+    import torch
+
+    assert isinstance(tensor, torch.Tensor)
+    return (
+        f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
+        + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    )
+
+
+def kill_test(config: Path, overrides: list[str], kills: int, seed: int, folder: Path) -> None:
+    """Print a row for every kill; exit code 1 where a resumed run differs."""
+    trial, moments = Trial(config, overrides, folder), random.Random(seed)
+    began = time.perf_counter()
+    whole = trial.finish("whole")
+    duration = time.perf_counter() - began
+    print(f"{config} {' '.join(overrides)}")
+    print(f"undisturbed: {whole.name} in {duration:.1f} s; {len(_everything(whole))} things are compared")
+    print(f"{'killed after':>12} | {'different':>9} | what the kill left")
+    bad = 0
+    for k in range(kills):
+        name, after = f"killed_{k + 1}", moments.uniform(0, duration)
+        left = trial.kill(name, after)
+        found = differences(whole, trial.finish(name))
+        bad += bool(found)
+        print(
+            f"{after:10.2f} s | {len(found):9d} | {left}{''.join(f'{chr(10)}  {name}' for name in found[:5])}",
+            flush=True,
+        )
+    print(f"{kills - bad} of {kills} resumed runs are the undisturbed run, bit for bit")
+    if bad:
+        sys.exit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", type=Path, default=_CONFIG, help="a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"with no CONFIG: {_SMALL}")
+    parser.add_argument("--kills", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    options = parser.parse_intermixed_args()
+    overrides = options.overrides or (_SMALL.split() if options.config == _CONFIG else [])
+    with tempfile.TemporaryDirectory() as folder:
+        run(kill_test, options.config, overrides, options.kills, options.seed, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
