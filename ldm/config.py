@@ -20,7 +20,8 @@ from ldm.errors import UserError
 from ldm.schema import explain_all
 from ldm.training.settings import AnyRun, ClipRun, DiffusionRun, VAERun
 
-_TAG = "tag:yaml.org,2002:"
+_YAML = "tag:yaml.org,2002:"
+_DISCRIMINATORS = ("task", "kind", "source")  # keys that tell the members of a union apart
 # What a plain word means in YAML 1.2, section 10.3.2; PyYAML knows 1.1. The merge key is 1.1's and often used.
 _WORDS = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
@@ -38,7 +39,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge"]
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _YAML + "merge"]
         for i, key in enumerate(keys):
             if key.value in [earlier.value for earlier in keys[:i]]:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
@@ -57,8 +58,8 @@ class _Dumper(yaml.SafeDumper):
 
 for _name, _rule, _first in _WORDS:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_rule})$"), [c.strip("\0") for c in _first])
-_Loader.add_constructor(_TAG + "int", _Loader.construct_yaml_int)
+        _class.add_implicit_resolver(_YAML + _name, re.compile(f"^(?:{_rule})$"), [c.strip("\0") for c in _first])
+_Loader.add_constructor(_YAML + "int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str, place: str) -> Any:
@@ -101,15 +102,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> DiffusionRun | VAE
     return validate(tree, str(path))
 
 
-def validate(tree: dict[str, Any], place: str) -> DiffusionRun | VAERun | ClipRun:
-    """Turn a tree of plain data into settings; see :func:`load_config`."""
-    adapter: TypeAdapter[Any] = TypeAdapter(AnyRun)
+def validate(tree: dict[str, Any], place: str, kinds: Any = AnyRun) -> Any:
+    """Turn a tree of plain data into settings of one of ``kinds``; see :func:`load_config`."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kinds)
     try:
         # By way of JSON, whose strict rules take a list for a tuple and text for a path, and turn nothing else:
         # '20' is no number, 1 no truth and 2.0 no count.
         return adapter.validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        lines = explain_all([(item, *_place(item, tree)) for item in error.errors()])
+        lines = explain_all([(item, *_place(item, tree, kinds)) for item in error.errors()])
         plural = "mistakes" if len(lines) > 1 else "mistake"
         raise UserError(f"{place}: {len(lines)} {plural}\n" + "\n".join(f"  {line}" for line in lines)) from error
     except TypeError as error:
@@ -134,10 +135,10 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node[last] = parse_yaml(value, f"the value of {key}")
 
 
-def _place(error: Any, tree: dict[str, Any]) -> tuple[str, list[str]]:
+def _place(error: Any, tree: dict[str, Any], kinds: Any) -> tuple[str, list[str]]:
     """The dotted key that the user wrote, and, for one that is unknown, those there are."""
     path = _without_tags(error["loc"], tree)
-    allowed = _allowed_keys(path[:-1], tree) if error["type"] == "extra_forbidden" else []
+    allowed = _allowed_keys(path[:-1], tree, kinds) if error["type"] == "extra_forbidden" else []
     return ".".join(str(part) for part in path), allowed
 
 
@@ -146,7 +147,7 @@ def _without_tags(loc: Sequence[Any], tree: dict[str, Any]) -> tuple[Any, ...]:
     kept: list[Any] = []
     node: Any = tree
     for part in loc[1:] if loc and loc[0] == tree.get("task") else loc:  # the first is the task's
-        if isinstance(node, dict) and part not in node and part == node.get("kind"):
+        if isinstance(node, dict) and part not in node and part in [node.get(tag) for tag in _DISCRIMINATORS]:
             continue
         if isinstance(part, str) and not isinstance(node, dict):
             continue  # inside a value: the name of one of its types
@@ -158,22 +159,24 @@ def _without_tags(loc: Sequence[Any], tree: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(kept)
 
 
-def _allowed_keys(path: Sequence[Any], tree: dict[str, Any]) -> list[str]:
+def _allowed_keys(path: Sequence[Any], tree: dict[str, Any], kinds: Any) -> list[str]:
     """The keys that the settings at ``path`` have, following the tags that ``tree`` chose."""
-    kinds = [DiffusionRun, VAERun, ClipRun]
-    model: Any = next((k for k in kinds if _tag(k, "task") == tree.get("task")), DiffusionRun)
     node: Any = tree
+    model = _chosen(_models_in(kinds), node)
     for part in path:
         node = node.get(part, {}) if isinstance(node, dict) else {}
-        options = [m for m in _models_in(model.model_fields[part].annotation)]
-        tagged = [m for m in options if _tag(m, "kind") == node.get("kind", "")]
-        model = (tagged or options)[0]
+        model = _chosen(_models_in(model.model_fields[part].annotation), node)
     return list(model.model_fields)
 
 
-def _tag(model: Any, key: str) -> Any:
-    field = model.model_fields.get(key)
-    return typing.get_args(field.annotation)[0] if field else None
+def _chosen(models: Sequence[Any], node: dict[str, Any]) -> Any:
+    """Of the members of a union, the one that the tag in ``node`` names; the first where none does."""
+    for model in models:
+        for tag in _DISCRIMINATORS:
+            field = model.model_fields.get(tag)
+            if field and node.get(tag) in typing.get_args(field.annotation):
+                return model
+    return models[0]
 
 
 def _models_in(annotation: Any) -> list[Any]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import ldm
 from ldm.cli import run
 from ldm.data.captions import DIGIT_NAMES
-from ldm.data.sources import MnistConfig, MnistSource
+from ldm.data.mnist import MnistConfig, MnistSource
 from ldm.evaluate.distance import measure
 from ldm.images import save_grid, to_bytes, to_signed
 from ldm.models.judge import DigitJudge

@@ -23,8 +23,8 @@ from ldm.cli import run
 from ldm.errors import UserError
 
 _CONFIG = Path("configs/mnist_label.yaml")
-_SMALL = "train.steps=60 train.batch_size=8 train.lr_warmup_steps=5 train.log_every=2 train.sample_every=20 \
-train.checkpoint_every=3 train.workers=1 data.limit=500 sample.steps=5 sample.count=10"
+_SMALL = "train.steps=30 train.batch_size=4 train.lr_warmup_steps=5 train.log_every=1 train.sample_every=15 \
+train.checkpoint_every=2 train.workers=1 data.limit=100 sample.steps=3 sample.count=10"
 
 
 class Trial:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.cli import run
-from ldm.data.sources import MnistConfig, MnistSource
+from ldm.data.mnist import MnistConfig, MnistSource
 from ldm.errors import UserError
 from ldm.images import to_signed
 from ldm.models.judge import DigitJudge

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm.data.captions import DIGIT_NAMES, corpus, digit_captions, plain_prompts, slant, stroke_width
-from ldm.data.sources import MnistConfig, MnistSource
+from ldm.data.mnist import MnistConfig, MnistSource
 
 OPPOSITES = [{"thin", "thick"}, {"left", "right"}, {"upright", "slanted"}]
 

@@ -16,7 +16,8 @@ from tiny_runs import digits
 from torch import Tensor
 
 from ldm.codec import PixelCodec, VAECodec
-from ldm.data.sources import MnistConfig, open_source
+from ldm.data.mnist import MnistConfig
+from ldm.data.sources import open_source
 from ldm.images import to_signed
 from ldm.pipeline import EMBEDDED
 from ldm.training.settings import TrainSettings, VAELoss, VAERun

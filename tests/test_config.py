@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from ldm.config import dump_config, load_config, parse_yaml, validate
+from ldm.data.mnist import MnistConfig
 from ldm.errors import UserError
-from ldm.training.settings import DiffusionRun
+from ldm.schema import Settings
+from ldm.training.settings import DiffusionRun, VAERun
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 LABEL = next(path for path in CONFIGS if path.name == "mnist_label.yaml")
@@ -280,3 +283,31 @@ def test_settings_are_frozen():
     for holder, key in ((run, "seed"), (run.train, "steps"), (run.data, "limit")):
         with pytest.raises(pydantic.ValidationError, match="frozen"):
             setattr(holder, key, 5)
+
+
+class Folders(Settings):
+    """A second data source, as someone who adds one would write it."""
+
+    source: Literal["folders"] = "folders"
+    path: Path
+    limit: int = 1
+
+
+class WithFolders(DiffusionRun):
+    data: Annotated[MnistConfig | Folders, Field(discriminator="source")]  # type: ignore[assignment]
+
+
+def test_mistakes_in_an_added_data_source_have_their_place():
+    kinds = Annotated[WithFolders | VAERun, Field(discriminator="task")]
+    good = tree(data={"source": "folders", "path": "x"})
+    assert validate(good, "run.yaml", kinds).data == Folders(path=Path("x"))
+    with pytest.raises(UserError) as caught:
+        validate(tree(data={"source": "folders", "limt": 2, "limit": "no"}), "run.yaml", kinds)
+    said = str(caught.value)
+    assert "data.limt: unknown key; did you mean 'limit'? (allowed: source, path, limit)" in said
+    assert "data.path: missing" in said
+    assert "data.limit: should be a valid integer" in said
+    with pytest.raises(
+        UserError, match=r"data\.source: .* 'mnist', 'folders', got 'folder'; did you mean 'folders'"
+    ):
+        validate(tree(data={"source": "folder"}), "run.yaml", kinds)

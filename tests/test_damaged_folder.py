@@ -181,7 +181,7 @@ def edited(folder: Path, name: str, **values: Any) -> Path:
         ("text", "scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEuler.*one of: DDIM"),
         ("text", "scheduler/scheduler_config.json", {"trained_betas": [0.1]}, r"scheduler_config.json: trained_betas"),
         ("text", "scheduler/scheduler_config.json", {"thresholding": True}, "scheduler_config.json: thresholding"),
-        ("text", "scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "scheduler_config.json: .*sigmoid"),
+        ("text", "scheduler/scheduler_config.json", {"beta_schedule": "no_such"}, "scheduler_config.json: .*no_such"),
         ("text", "scheduler/scheduler_config.json", {"num_train_timesteps": "many"}, "scheduler_config.json: .*many"),
         ("text", "scheduler/scheduler_config.json", {"beta_end": 7}, "scheduler_config.json: .*beta_end"),
         ("text", "model_index.json", {"text_encoder_2": ["transformers", "X"]}, "lists text_encoder_2; known parts"),

@@ -20,7 +20,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ldm.data.idx import read_idx
-from ldm.data.sources import MnistConfig, MnistSource, open_source
+from ldm.data.mnist import MnistConfig, MnistSource
+from ldm.data.sources import open_source
 from ldm.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -198,7 +199,7 @@ def test_labels_that_do_not_fit_are_refused(
 
 
 OPEN_HUB = """
-from ldm.data.sources import MnistConfig, MnistSource
+from ldm.data.mnist import MnistConfig, MnistSource
 source = MnistSource(MnistConfig(origin="hub", split="test"))
 print(source.name, source.labels.tolist(), source.images.flatten(1).sum(1).tolist())
 """

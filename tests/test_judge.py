@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ldm.data.sources import MnistConfig, MnistSource
+from ldm.data.mnist import MnistConfig, MnistSource
 from ldm.errors import UserError
 from ldm.evaluate.distance import DistanceReport, frechet_distance, measure
 from ldm.images import to_signed

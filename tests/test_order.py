@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from ldm.data.mnist import MnistConfig
 from ldm.data.order import ShardedBatches, draws, example_index, mix, permutation
 from ldm.data.samples import Batch, TrainingSamples, collate
-from ldm.data.sources import MnistConfig, open_source
+from ldm.data.sources import open_source
 from ldm.diffusion.process import FlowProcess
 
 seeds = st.integers(0, 2**63 - 1)

@@ -14,9 +14,11 @@ from ldm.config import validate
 from ldm.data.samples import TrainingSamples, collate
 from ldm.data.sources import open_source
 from ldm.diffusion.process import FlowProcess
-from ldm.models.toy import ToyUNet
+from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.training.settings import TrainSettings
 from ldm.training.trainer import ema_decay, learning_rate, seed_weights
+from ldm.weights.components import WEIGHTS
+from ldm.weights.files import read_tensors
 
 EVERY = {"train__checkpoint_every": 1, "train__keep_checkpoints": 99}
 
@@ -25,9 +27,8 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").iterdir())
 
 
-def part(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
-    found = training_state(checkpoint)
-    return {name.removeprefix(prefix + " "): t for name, t in found.items() if name.startswith(prefix + " ")}
+def part(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    return read_tensors(checkpoint / "training" / f"{name}.safetensors")
 
 
 # ------------------------------------------------------------- moving average
@@ -51,21 +52,15 @@ def test_the_average_is_its_closed_form_also_across_a_resumption(decay, power, t
         for name, value in average.items():
             wanted = sum(share * step[name].double() for share, step in zip(shares, weights, strict=False))
             torch.testing.assert_close(value.double(), wanted, atol=1e-6, rtol=1e-5)
-    drawn = {name: t for file in found[-1].glob("unet/*.safetensors") for name, t in _load(file).items()}
+    drawn = read_tensors(found[-1] / "unet" / WEIGHTS)
     assert drawn.keys() == {name.removeprefix("net.") for name in average if name.startswith("net.")}
     assert all(torch.equal(value, average[f"net.{name}"]) for name, value in drawn.items())
 
 
-def _load(file: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(file)
-
-
 def test_without_an_average_the_weights_themselves_draw(tmp_path):
     last = trained("label", tmp_path / "run", train__ema_decay=0)
-    drawn = _load(next(last.glob("unet/*.safetensors")))
-    assert all(torch.equal(value, part(last, "net")[f"net.{name}"]) for name, value in drawn.items())
+    drawn, weights = read_tensors(last / "unet" / WEIGHTS), part(last, "net")
+    assert all(torch.equal(value, weights[f"net.{name}"]) for name, value in drawn.items())
 
 
 def test_the_decay_warms_up_as_published():
@@ -113,7 +108,7 @@ def test_the_loop_is_training_as_one_would_write_it(tmp_path):
     process = FlowProcess(1000, "uniform")
     samples = TrainingSamples(source, 0, process=process, latent_shape=(1, 28, 28))
     seed_weights(0)
-    net = ToyUNet()
+    net = ToyUNet(ToyUNetConfig())
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.002, weight_decay=0.1, fused=False)
     for step in range(5):
         batch = collate([samples[4 * step + i] for i in range(4)])
@@ -129,8 +124,8 @@ def test_the_loop_is_training_as_one_would_write_it(tmp_path):
         logged = log_of(tmp_path / "run")[step]
         assert logged["loss"] == pytest.approx(loss.item(), rel=1e-5)
         assert logged["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
-    for name, value in part(last, "net").items():
-        torch.testing.assert_close(value, net.state_dict()[name.removeprefix("net.")], atol=2e-6, rtol=1e-4)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(part(last, "net")[f"net.{name}"], value, atol=2e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["label", "vae"])
@@ -156,8 +151,8 @@ def test_gradients_are_clipped_to_the_norm(tmp_path):
 
 
 def test_what_should_not_change_the_numbers_does_not(tmp_path):
-    plain = trained("label", tmp_path / "plain")
+    plain = part(trained("label", tmp_path / "plain"), "net")
     for change in ("gradient_checkpointing", "channels_last"):
-        other = trained("label", tmp_path / change, **{f"train__{change}": True})
-        for name, value in part(plain, "net").items():
-            torch.testing.assert_close(part(other, "net")[name], value, atol=1e-4, rtol=1e-3)
+        other = part(trained("label", tmp_path / change, **{f"train__{change}": True}), "net")
+        for name, value in plain.items():
+            torch.testing.assert_close(other[name], value, atol=1e-4, rtol=1e-3)

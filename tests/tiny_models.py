@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,15 @@ def vae(channels: int = 1) -> AutoencoderKL:
     return fill(AutoencoderKL(config), 1)
 
 
+@functools.cache
+def tokenizer_of_words() -> Any:
+    """One for all models of a test run: where pairs of letters are equally frequent, learning is left to chance."""
+    return learn_tokenizer(WORDS, 560, WINDOW)
+
+
 def text_conditioner() -> TextConditioner:
     torch.manual_seed(2)
-    tokenizer = learn_tokenizer(WORDS, 560, WINDOW)
+    tokenizer = tokenizer_of_words()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,

@@ -15,7 +15,8 @@ import torch
 
 from ldm.cli import app, run
 from ldm.config import validate
-from ldm.data.sources import MnistConfig, open_source
+from ldm.data.mnist import MnistConfig
+from ldm.data.sources import open_source
 from ldm.models.judge import DigitJudge, JudgeConfig
 from ldm.training.journal import read_log
 from ldm.training.run import train

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.conditioner import Condition
+from ldm.data.example import Source
 from ldm.data.order import draws, example_index
-from ldm.data.sources import Source
 from ldm.diffusion.process import Process
 
 

@@ -32,6 +32,7 @@ from torch import Tensor
 from ldm.errors import UserError, choose
 
 NoiseKind = Literal["gaussian", "uniform"]
+BetaSchedule = Literal["linear", "scaled_linear", "cosine"]
 
 
 class Point(NamedTuple):
@@ -117,20 +118,23 @@ def posterior(x_t: Tensor, x0: Tensor, t: Point, s: Point) -> tuple[Tensor, floa
     return on_x_t * x_t + on_x0 * x0, (sigma_ts * s.sigma / t.sigma) ** 2
 
 
-def betas_for(schedule: str, steps: int, start: float, end: float) -> Tensor:
+def betas_for(schedule: BetaSchedule, steps: int, start: float, end: float) -> Tensor:
     """The beta of each step, float64 of shape (T,).
 
     ``linear``: Ho et al. ``scaled_linear``: linear in the square root (Stable Diffusion). ``cosine``:
     Nichol and Dhariwal 2021 (https://arxiv.org/abs/2102.09672, equation 17), s = 0.008, clipped at 0.999.
     """
-    choose(schedule, ("linear", "scaled_linear", "cosine"), "beta schedule")
-    if schedule == "linear":
-        return torch.linspace(start, end, steps, dtype=torch.float64)
-    if schedule == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    edges = torch.arange(steps + 1, dtype=torch.float64) / steps
-    alpha_bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+    choose(schedule, get_args(BetaSchedule), "beta schedule")
+    match schedule:
+        case "linear":
+            return torch.linspace(start, end, steps, dtype=torch.float64)
+        case "scaled_linear":
+            return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+        case "cosine":
+            edges = torch.arange(steps + 1, dtype=torch.float64) / steps
+            alpha_bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
+            # the last beta would be 1, pure noise, of which epsilon says nothing
+            return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 
 
 def zero_terminal_snr(betas: Tensor) -> Tensor:

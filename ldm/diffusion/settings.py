@@ -7,12 +7,24 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ldm.diffusion.process import DiscreteProcess, FlowProcess, NoiseKind, Process, betas_for, zero_terminal_snr
+from ldm.diffusion.process import (
+    BetaSchedule,
+    DiscreteProcess,
+    FlowProcess,
+    NoiseKind,
+    Process,
+    betas_for,
+    zero_terminal_snr,
+)
 from ldm.errors import UserError, choose
 from ldm.schema import Settings
 
 _PREDICTION_NAMES = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
-_SCHEDULE_NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+_SCHEDULE_NAMES: dict[BetaSchedule, str] = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "cosine": "squaredcos_cap_v2",
+}
 _FLOW = "FlowMatchEulerDiscreteScheduler"
 # diffusers' schedulers are processes and samplers in one; these all share the chain of betas.
 _CHAINS = (
@@ -61,7 +73,7 @@ class ProcessConfig(Settings):
 
     kind: Literal["ddpm", "flow"] = "ddpm"
     num_train_timesteps: int = Field(default=1000, ge=1)
-    beta_schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    beta_schedule: BetaSchedule = "linear"
     beta_start: float = Field(default=1e-4, gt=0, lt=1)
     beta_end: float = Field(default=0.02, gt=0, lt=1)
     zero_snr: bool = False

@@ -17,8 +17,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.data.example import Source
 from ldm.data.samples import Batch, TrainingSamples
-from ldm.data.sources import Source, open_source
+from ldm.data.sources import open_source
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
 from ldm.training.settings import ClipRun

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from ldm.codec import Codec, PixelCodec, VAECodec
 from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner, TextConditioner
+from ldm.data.example import Source
 from ldm.data.samples import Batch, TrainingSamples
-from ldm.data.sources import Source, open_source
+from ldm.data.sources import open_source
 from ldm.diffusion.denoiser import Denoiser
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
