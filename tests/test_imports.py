@@ -17,10 +17,7 @@ PACKAGE = ROOT / "ldm"
 RULE = (
     (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("## The import rule")[1].split("A module imports")[0]
 )
-# the kernels are a part of accel; the loop keeps the configuration that it was started with, and compares it to resume
-BESIDE = {"cpu_fastpath": "accel", "config": "training"}
 LEVELS = {name: k for k, names in enumerate(RULE.split("<-")) for name in re.findall(r"\w+", names)}
-LEVELS |= {name: LEVELS[other] for name, other in BESIDE.items()}
 NEVER_TO_DRAW = {"diffusers", "datasets", "accelerate", "matplotlib", "gradio", "peft", "mlxtend", "torchmetrics"}
 HEAVY = {"torch", "numpy", "transformers", "yaml", "PIL", "tqdm", "rich", "safetensors", "tokenizers"}
 

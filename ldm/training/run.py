@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import time
 from pathlib import Path
@@ -51,7 +52,9 @@ def train(run: RunSettings, *, resume: bool = False) -> Path:
         raise UserError("train.mixed_precision fp16 needs a CUDA device; a CPU computes in bf16 or no")
     # Accelerate keeps its settings for the life of the process, and refuses a second run that has others.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=run.train.mixed_precision)
+    # Told nothing, it takes each of several processes without a GPU for a run of its own.
+    accelerator = Accelerator(mixed_precision=run.train.mixed_precision, cpu=not torch.accelerator.is_available())
+    _check_processes(accelerator.num_processes)
     _check_folder(run, resume)
     seed_weights(run.seed)
     task = build_task(run, accelerator.device)
@@ -73,6 +76,19 @@ def train(run: RunSettings, *, resume: bool = False) -> Path:
     last = latest_checkpoint(run.output)
     assert last is not None
     return last
+
+
+def _check_processes(found: int) -> None:
+    """Refuse to train alone where several processes were asked for.
+
+    Without GPUs and mpirun, ``accelerate launch --num_processes 2`` starts one process; that it was to be more shows
+    in the address of their meeting point alone.
+    """
+    if found == 1 and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys():
+        raise UserError(
+            "accelerate launch was asked for several processes but starts one where it uses no GPU and no mpirun; "
+            "`torchrun --nproc-per-node 2 -m ldm train CONFIG` starts two"
+        )
 
 
 def build_task(run: RunSettings, device: torch.device) -> Any:
