@@ -14,19 +14,12 @@ from ldm.errors import UserError
 
 def export(source: str, folder: Path, dtype: str) -> None:
     """Read the model at ``source`` and write it to ``folder``, which must not exist."""
-    import os
-    import shutil
-
     from ldm.accel import DTYPES
     from ldm.weights.model import load_model, resolve, save_model
 
     if folder.exists():
         raise UserError(f"{folder} exists already")
-    model = load_model(resolve(source))
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_model(model, temporary, DTYPES[dtype])
-    os.replace(temporary, folder)
+    save_model(load_model(resolve(source)), folder, DTYPES[dtype])
     megabytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     print(f"{folder}: {megabytes:.1f} MB")
 

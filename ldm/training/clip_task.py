@@ -46,7 +46,7 @@ def learn_tokenizer(captions: list[str], vocab_size: int, window: int) -> Any:
         vocab_size=vocab_size,
         end_of_word_suffix="</w>",
         initial_alphabet=alphabet,
-        special_tokens=[],
+        special_tokens=list(base),  # in an order of our own: ties between pairs go by it, not by the order of a hash
         show_progress=False,
         min_frequency=1,
     )
