@@ -2,10 +2,9 @@
 
 python scripts/train.py configs/mnist.yaml train.steps=500
 accelerate launch --num_processes 2 scripts/train.py configs/mnist.yaml
-torchrun --nproc-per-node 2 scripts/train.py configs/mnist.yaml --resume
+torchrun --standalone --nproc-per-node 2 scripts/train.py configs/mnist.yaml --resume
 
-Without a GPU, torchrun's processes know of each other only with ACCELERATE_USE_CPU=true in the environment;
-`accelerate launch` sets it.
+Without a GPU, `accelerate launch` starts several processes only with mpirun; torchrun needs nothing.
 """
 
 from __future__ import annotations

@@ -286,7 +286,7 @@ def test_train_on_two_processes_tells_once(place: Path) -> None:
     done = subprocess.run(
         [*command, ROOT / "scripts" / "train.py", config, "output=run", "train.steps=2", *FEW],
         cwd=place,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )

@@ -20,7 +20,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 ACCELERATE = ["accelerate.commands.launch", "--num_processes", "2", "--main_process_port", "0"]
-TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
 
 
 def launched(launcher: list[str], file: Path) -> subprocess.CompletedProcess[str]:
@@ -55,7 +55,7 @@ def test_a_launcher_that_starts_one_process_in_place_of_two_is_named(tmp_path):
     done = launched([*ACCELERATE, "--cpu"], config_file("label", tmp_path / "run.yaml", tmp_path / "run"))
     assert done.returncode != 0
     assert "error: accelerate launch was asked for several processes" in done.stderr
-    assert "torchrun --nproc-per-node 2" in done.stderr
+    assert "torchrun --standalone --nproc-per-node 2" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -87,7 +87,7 @@ def _check_processes(found: int) -> None:
     if found == 1 and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys():
         raise UserError(
             "accelerate launch was asked for several processes but starts one where it uses no GPU and no mpirun; "
-            "`torchrun --nproc-per-node 2 -m ldm train CONFIG` starts two"
+            "`torchrun --standalone --nproc-per-node 2 -m ldm train CONFIG` starts two"
         )
 
 
