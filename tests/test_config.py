@@ -307,7 +307,5 @@ def test_mistakes_in_an_added_data_source_have_their_place():
     assert "data.limt: unknown key; did you mean 'limit'? (allowed: source, path, limit)" in said
     assert "data.path: missing" in said
     assert "data.limit: should be a valid integer" in said
-    with pytest.raises(
-        UserError, match=r"data\.source: .* 'mnist', 'folders', got 'folder'; did you mean 'folders'"
-    ):
+    with pytest.raises(UserError, match=r"data\.source: .* 'mnist', 'folders', got 'folder'; did you mean 'folders'"):
         validate(tree(data={"source": "folder"}), "run.yaml", kinds)
