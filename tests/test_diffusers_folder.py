@@ -56,7 +56,7 @@ def theirs(folder: Path) -> Any:
 
 
 def opened(folder: Path) -> Any:
-    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -102,8 +102,9 @@ def save_text_encoder(encoder: Any, tokenizer: Any, folder: Path, dtype: torch.d
     version 5 alone would be closed to the programs that read Stable Diffusion.
     """
     config = json.loads(encoder.config.to_json_string())
-    if dtype is not None:
-        config["dtype"] = str(dtype).removeprefix("torch.")
+    # The dtype to compute in, not that of the file, which transformers takes where nothing is said; diffusers reads
+    # its own parts into float32, and a pipeline of both would stop at the first product.
+    config["dtype"] = "float32"
     target = folder / "text_encoder"
     target.mkdir(parents=True)
     write_json(target / "config.json", {**config, "architectures": ["CLIPTextModel"]})
