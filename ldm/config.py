@@ -55,11 +55,17 @@ class _Dumper(yaml.SafeDumper):
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
+    def represent_text(self, text: str) -> Any:
+        # Unicode's own line breaks are escaped in double quotes only; elsewhere they would be read as spaces.
+        style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
+        return self.represent_scalar(_YAML + "str", text, style=style)
+
 
 for _name, _rule, _first in _WORDS:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_YAML + _name, re.compile(f"^(?:{_rule})$"), [c.strip("\0") for c in _first])
 _Loader.add_constructor(_YAML + "int", _Loader.construct_yaml_int)
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def parse_yaml(text: str, place: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -91,6 +91,7 @@ def test_merge_keys_work_and_may_be_overridden():
 
 
 @given(st.lists(st.one_of(st.integers(-(2**60), 2**60), st.text(max_size=8)), max_size=4))
+@example(["\x85", "a\u2028b", "\ufeff", "\n", "1e-4", "0o7", " x ", "- a: b"])
 def test_any_conditions_survive_being_written(conditions):
     run = validate(tree(sample__conditions=conditions), "here")
     assert validate(parse_yaml(dump_config(run), "here"), "here") == run
