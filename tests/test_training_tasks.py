@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_runs import config, judge_file, log_of, trained
+from torch._dynamo.utils import counters
 from transformers import CLIPModel
 
 from ldm.codec import VAECodec
@@ -29,6 +31,9 @@ LONGER = {
     "train__keep_checkpoints": 9,
     "train__learning_rate": 0.005,
 }
+
+
+COMPILES = pytest.mark.slow(reason="a minute of compilation each")
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +158,30 @@ def test_the_clip_opens_in_transformers_with_the_same_text_tower(runs):
         torch.testing.assert_close(
             clip.text_model(input_ids=tokens).last_hidden_state, encoder(tokens).last_hidden_state
         )
+
+
+# ------------------------------------------------------------ compiled
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(
+    ("kind", "graphs"),
+    [("toy", 1), *(pytest.param(*case, marks=COMPILES) for case in (("label", 1), ("vae", 1), ("clip", 2)))],
+)
+def test_compiled_networks_train_alike(kind, graphs, tmp_path):
+    changes = {"train__steps": 2, **({"loss__adversarial": 0.0} if kind == "vae" else {})}
+    trained(kind, tmp_path / "plain", **changes)
+    before = counters["stats"]["unique_graphs"]
+    trained(kind, tmp_path / "compiled", **changes, train__compile=True)
+    assert counters["stats"]["unique_graphs"] >= before + graphs
+    plain, compiled = log_of(tmp_path / "plain"), log_of(tmp_path / "compiled")
+    assert [record["step"] for record in plain] == [1, 2]
+    assert compiled == [{name: pytest.approx(value, rel=1e-4) for name, value in record.items()} for record in plain]
+
+
+def test_an_adversary_and_compilation_do_not_go_together(tmp_path):
+    with pytest.raises(UserError, match=r"train\.compile and loss\.adversarial do not go together"):
+        validate(config("vae", tmp_path, loss__adversarial=0.5, train__compile=True), "tiny")
 
 
 # ------------------------------------------------- the unconditional branch

@@ -114,7 +114,8 @@ class ClipTask:
             _all_captions(self.source), run.text.vocab_size, run.text.max_position_embeddings
         )
         self.samples = TrainingSamples(self.source, run.seed, condition="text", flip=run.flip)
-        self.players: dict[str, nn.Module] = {"clip": ClipPlayer(self._build(), self.tokenizer)}
+        self.player = ClipPlayer(self._build(), self.tokenizer)
+        self.players: dict[str, nn.Module] = {"clip": self.player}
 
     def _build(self) -> Any:
         from transformers import CLIPConfig, CLIPModel
@@ -132,6 +133,10 @@ class ClipTask:
             raise UserError(f"pictures of {height}x{width} must be square and a multiple of image.patch_size")
         image = {**run.image.model_dump(), "image_size": height, "num_channels": self.source.channels}
         return CLIPModel(CLIPConfig(text_config=text, vision_config=image, projection_dim=run.projection_dim))
+
+    def compile(self) -> None:
+        self.player.clip.vision_model.compile()
+        self.player.clip.text_model.compile()
 
     def plays(self, player: str, step: int) -> bool:
         return True

@@ -91,7 +91,8 @@ class DiffusionTask:
             latent_shape=(self.codec.channels, height // factor, width // factor),
             encoded=self._encode_all(source) if cache else None,
         )
-        self.players = {"net": DiffusionPlayer(self._build_net(conditioner), run, self.codec, conditioner, cache)}
+        self.player = DiffusionPlayer(self._build_net(conditioner), run, self.codec, conditioner, cache)
+        self.players = {"net": self.player}
 
     def _build_codec(self, source: Source) -> Codec:
         if not isinstance(self.run.codec, VAECodecConfig):
@@ -144,6 +145,9 @@ class DiffusionTask:
             rows = [source[i].image for i in range(first, min(first + size, len(source)))]
             parts.append(self.codec.encode(to_signed(torch.stack(rows)).to(self.device)).cpu())
         return torch.cat(parts)
+
+    def compile(self) -> None:
+        self.player.net.compile()
 
     def plays(self, player: str, step: int) -> bool:
         return True

@@ -213,6 +213,16 @@ class VAERun(RunSettings):
     loss: VAELoss = VAELoss()
     scale_from: int = Field(default=1024, ge=1, description="pictures over which the latents' deviation is measured")
 
+    @model_validator(mode="after")
+    def _check(self) -> VAERun:
+        if self.train.compile and self.loss.adversarial > 0:
+            # Compiled graphs give their activations away on the first of the two backward passes.
+            raise UserError(
+                "train.compile and loss.adversarial do not go together: the adversary's adaptive weight takes a "
+                "second gradient through the decoder, which a compiled one cannot give. Set one of them to 0 or false"
+            )
+        return self
+
 
 class ClipTextSettings(Settings):
     """The text tower: transformers' CLIPTextConfig, and the size of the vocabulary to learn."""

@@ -52,6 +52,10 @@ class Task(Protocol):
     samples: TrainingSamples
     players: Mapping[str, nn.Module]
 
+    def compile(self) -> None:
+        """Have ``torch.compile`` compile the networks, in place: no name of a weight changes."""
+        ...
+
     def plays(self, player: str, step: int) -> bool:
         """Whether a player is trained at this step."""
         ...

@@ -80,8 +80,7 @@ class Trainer:
         self.average = AveragedModel(first, multi_avg_fn=self._average, use_buffers=False)
         self.players = [Player(name, module, settings, accelerator) for name, module in task.players.items()]
         if settings.compile:
-            for player in self.players:
-                player.forward.compile()
+            task.compile()
         self._bad_step = torch.full((), -1, dtype=torch.long, device=accelerator.device)
 
     def _average(self, averaged: Any, current: Any, count: Any) -> None:

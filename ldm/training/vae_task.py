@@ -136,6 +136,9 @@ class VAETask:
 
         return DigitJudge.load(path).to(self.device).eval().requires_grad_(False)
 
+    def compile(self) -> None:
+        self.player.vae.compile()
+
     def plays(self, player: str, step: int) -> bool:
         return player == "vae" or step >= self.run.loss.adversarial_start
 
