@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.errors import UserError, choose
+from ldm.publishing import disk_trouble, write_whole
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -77,15 +77,9 @@ def save_image(image: Image.Image, path: Path) -> None:
         UserError: the name's ending is no known format, or the folder cannot be written.
     """
     choose(path.suffix.lower(), FORMATS, "picture format")
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with disk_trouble(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, format=FORMATS[path.suffix.lower()])
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # where the folder is none, nothing was written either
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error}") from error
+        write_whole(path, lambda place: image.save(place, format=FORMATS[path.suffix.lower()]))
 
 
 def save_grid(images: Tensor, path: Path, columns: int, scale: int = 1) -> None:

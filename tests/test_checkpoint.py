@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ldm.errors import UserError
-from ldm.training.checkpoint import checkpoint_folder, disk_trouble, publish, sweep, write_whole
+from ldm.publishing import disk_trouble, write_whole
+from ldm.training.checkpoint import checkpoint_folder, publish, sweep
 from ldm.weights.model import latest_checkpoint
 
 

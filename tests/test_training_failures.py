@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from tiny_models import written
 from tiny_runs import command, config, config_file, differences, trained, training_state
 
 from ldm.config import validate
@@ -197,3 +198,13 @@ def test_a_full_disk_spoils_nothing(kind, most, small_disk, tmp_path, capsys):
         load(run)
     last = trained(kind, run, train__steps=4, resume=True, **changes)
     assert differences(last, trained(kind, tmp_path / "whole", train__steps=4)) == []
+
+
+def test_a_model_that_does_not_fit_on_the_disk_leaves_the_one_before(small_disk):
+    folder = written("text", small_disk / "model")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    leave(small_disk, sum(len(content) for content in before.values()) // 2)
+    with pytest.raises(UserError, match=f"^{folder} cannot be written: .*No space left"):
+        written("text", folder)
+    assert {file: file.read_bytes() for file in small_disk.rglob("model/**/*") if file.is_file()} == before
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "model"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import WIDTH, written
 from tiny_runs import config, judge_file, log_of, trained
 from torch._dynamo.utils import counters
 from transformers import CLIPModel
@@ -158,6 +159,16 @@ def test_the_clip_opens_in_transformers_with_the_same_text_tower(runs):
         torch.testing.assert_close(
             clip.text_model(input_ids=tokens).last_hidden_state, encoder(tokens).last_hidden_state
         )
+
+
+def test_parts_that_are_stored_in_half_precision_are_used_in_full(tmp_path):
+    folder = written("text", tmp_path / "model", torch.float16)
+    stored = read_tensors(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    changes = {"codec__path": folder, "condition__path": folder, "unet__cross_attention_dim": WIDTH}
+    task = build_task(validate(config("latent", tmp_path / "run", **changes), "tiny"), torch.device("cpu"))
+    parts = (task.codec.vae, task.player.conditioner.encoder)
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
 
 
 # ------------------------------------------------------------ compiled

@@ -9,21 +9,18 @@ RUN/checkpoints/step_00001000/
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from ldm.errors import UserError
-from ldm.weights.files import fsync_tree, read_json, read_tensors, write_json, write_tensors
-
-_UNFINISHED, _DOOMED = "writing_", "deleting_"  # a folder named step_* is always whole
+from ldm.publishing import DOOMED, UNFINISHED, disk_trouble, replacing
+from ldm.weights.files import read_json, read_tensors, write_json, write_tensors
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -44,66 +41,19 @@ def publish(run: Path, step: int, write: Callable[[Path], None], keep: int) -> P
         UserError: the disk is full or refuses; nothing half written stays, and the last checkpoint is whole.
     """
     final = checkpoint_folder(run, step)
-    temporary = final.with_name(_UNFINISHED + final.name)
     with disk_trouble(f"the checkpoint {final}", "; the last one is intact"):
-        try:
-            temporary.mkdir(parents=True)
-            write(temporary)
-            fsync_tree(temporary)
-            os.replace(temporary, final)
-            _fsync_folder(final.parent)  # the new name is on the disk before an old one goes
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        with replacing(final) as folder:
+            write(folder)
         for old in sorted(final.parent.glob("step_*"))[:-keep]:
-            doomed = old.with_name(_DOOMED + old.name)
+            doomed = old.with_name(DOOMED + old.name)
             os.replace(old, doomed)
             shutil.rmtree(doomed)
     return final
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def disk_trouble(what: str, consequence: str = "") -> Iterator[None]:
-    """Turn a full or failing disk into a message that names ``what`` was being written.
-
-    Raises:
-        UserError: in place of the system's error, which torch and safetensors wrap in types of their own.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        text = str(error)
-        if isinstance(error, SafetensorError) and "I/O" not in text:
-            raise
-        if isinstance(error, RuntimeError):  # torch.save's stream has lost the system's reason
-            if "inline_container" not in text and "PytorchStreamWriter" not in text:
-                raise
-            text = "no more could be written to its file, as when a disk or quota is full"
-        raise UserError(f"{what} cannot be written: {text}{consequence}") from error
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place and rename it; when ``write`` fails, nothing is left."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def sweep(run: Path) -> None:
     """Delete what a killed run left half written or half deleted."""
-    for name in (_UNFINISHED, _DOOMED):
+    for name in (UNFINISHED, DOOMED):
         for left in (run / "checkpoints").glob(name + "*"):
             shutil.rmtree(left)
 

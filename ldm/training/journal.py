@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError, need
-from ldm.training.checkpoint import disk_trouble, write_whole
+from ldm.publishing import disk_trouble, write_whole
 
 
 class Journal:

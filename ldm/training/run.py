@@ -14,6 +14,7 @@ import torch
 import ldm
 from ldm.config import dump_config, load_config, parse_yaml
 from ldm.errors import UserError
+from ldm.publishing import disk_trouble, write_whole
 from ldm.training.settings import ClipRun, DiffusionRun, RunSettings, VAERun
 from ldm.weights.model import latest_checkpoint
 
@@ -139,7 +140,7 @@ def _check_folder(run: RunSettings, resume: bool) -> None:
 
 def _open_folder(run: RunSettings) -> None:
     """Make the run's folder and keep the configuration in it; clear away what a killed run left unfinished."""
-    from ldm.training.checkpoint import disk_trouble, sweep, write_whole
+    from ldm.training.checkpoint import sweep
 
     with disk_trouble(str(run.output)):
         run.output.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,37 +94,3 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
     if faults:
         raise UserError(f"{path} does not fit its configuration: {'; '.join(faults)}")
     module.load_state_dict(tensors, assign=True)
-
-
-def fsync_tree(folder: Path) -> None:
-    """Ask the system to put a folder's files on the disk before its name is published."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which becomes ``folder`` when the block ends well.
-
-    When it does not, the new folder is deleted and what was at ``folder`` is as before.
-    """
-    new, old = folder.with_name(f"writing_{folder.name}"), folder.with_name(f"deleting_{folder.name}")
-    for leftover in (new, old):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-        fsync_tree(new)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

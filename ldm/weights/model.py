@@ -18,9 +18,10 @@ from ldm.errors import UserError
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL
+from ldm.publishing import disk_trouble, replacing
 from ldm.schema import Settings
 from ldm.weights.components import load_module, load_text_encoder, save_module, save_text_encoder
-from ldm.weights.files import read_json, replacing, write_json
+from ldm.weights.files import read_json, write_json
 
 INDEX = "model_index.json"
 _PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "label_encoder")
@@ -81,11 +82,11 @@ def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> 
         dtype: of the tensors in the files; their own by default.
 
     Raises:
-        UserError: ``folder`` holds something else, which stays.
+        UserError: ``folder`` holds something else, which stays; or it cannot be written.
     """
     if folder.exists() and not (folder / INDEX).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something that is no model, and would be overwritten: name another folder")
-    with replacing(folder) as new:
+    with disk_trouble(str(folder)), replacing(folder) as new:
         _write_parts(model, new, dtype)
 
 
