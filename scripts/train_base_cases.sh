@@ -26,4 +26,6 @@ train configs/mnist_text/unet.yaml "$runs/mnist_text/unet" \
 judge=(python scripts/judge_mnist.py --judge "$runs/judge.safetensors")
 "${judge[@]}" --mode text --model "$runs/mnist_text/unet" --count 20 --json "$runs/text.json" --grid "$runs/text.png"
 "${judge[@]}" --mode label --model "$runs/mnist_label" --count 100 --json "$runs/label.json" --grid "$runs/label.png"
+"${judge[@]}" --mode distance --data "$data" --model "$runs/mnist_label" --conditions label --count 1000 \
+    --json "$runs/distance_label.json"
 "${judge[@]}" --mode distance --data "$data" --model "$runs/mnist" --count 1000 --json "$runs/distance.json"
