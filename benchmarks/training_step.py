@@ -25,6 +25,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from ldm.accel import DTYPES, pick_device, prepare, tune_allocator
+from ldm.diffusion.context import Context
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.settings import ProcessConfig
 from ldm.errors import UserError
@@ -69,7 +70,7 @@ def our_loss(net: nn.Module) -> Loss:
     denoiser = Denoiser(net, ProcessConfig(**BETAS).build())
 
     def loss(x0: Tensor, t: Tensor, eps: Tensor, context: Tensor) -> Tensor:
-        return denoiser.loss(x0, t, eps, context).mean()
+        return denoiser.loss(x0, t, eps, Context(context)).mean()
 
     return loss
 

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from ldm.codec import VAECodec
-from ldm.conditioner import LabelConditioner, TextConditioner
+from ldm.conditioner import LabelConditioner
 from ldm.cpu_fastpath import apply_cpu_fastpath, cpu_fastpath_supported
 from ldm.errors import UserError, choose
 from ldm.models.attention import set_backend
+from ldm.text_conditioner import TextConditioner
 from ldm.weights.model import Model
 
 DTYPES = {
@@ -144,7 +145,8 @@ def prepare_model(
     if isinstance(codec, VAECodec):
         prepare(codec.vae, device=device, dtype=dtype, attention=attention)
     if isinstance(conditioner, TextConditioner):
-        prepare(conditioner.encoder, device=device, dtype=dtype, attention=attention)
+        for tower in conditioner.towers:
+            prepare(tower.encoder, device=device, dtype=dtype, attention=attention)
     elif isinstance(conditioner, LabelConditioner):
         prepare(conditioner, device=device, dtype=dtype, attention=attention)
     tune_allocator()

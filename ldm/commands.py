@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.codec import PixelCodec
-from ldm.conditioner import Condition, LabelConditioner, TextConditioner
+from ldm.conditioner import Condition, LabelConditioner
 from ldm.diffusion.samplers import Step
 from ldm.errors import UserError
 from ldm.images import check_folder, check_writable, save_grid, save_image, to_pil
 from ldm.pipeline import EMBEDDED, Drawing, Pipeline, load
+from ldm.text_conditioner import TextConditioner
 from ldm.weights.files import read_json, read_tensors
 from ldm.weights.model import INDEX, read_own, resolve
 

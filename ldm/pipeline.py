@@ -13,49 +13,26 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 
+from ldm.begun import Begun
 from ldm.conditioner import Condition
+from ldm.diffusion.context import Context
+from ldm.diffusion.control import controlled
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.guidance import Guided
+from ldm.diffusion.process import Process
 from ldm.diffusion.samplers import Sampler, Step, find_sampler, sample, with_eta
+from ldm.drawing import Drawing, Inputs, slerp
 from ldm.errors import UserError
 from ldm.images import to_pil
-from ldm.schema import Settings
+from ldm.models.unet import UNet
+from ldm.text_conditioner import TextConditioner
 from ldm.weights.model import Model, load_model, resolve
 
+NOTHING = Inputs()
 EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
 Progress = Callable[[int, int, Step], None]  # moves made, moves in all, the last move
-
-
-class Drawing(Settings):
-    """How to draw; ``None`` is the model's own default.
-
-    Attributes:
-        sampler: a name of ``ldm.diffusion.samplers.SAMPLERS``, or as other programs spell it.
-        steps: moves of the sampler.
-        eta: of the sampler ddim: share of fresh noise, 0 (none; the default) to 1.
-        spacing: of its times; see ``ldm.diffusion.grid``.
-        guidance: classifier-free guidance scale; 1 is none.
-        guidance_rescale: 0..1.
-        guidance_interval: part of the way, in t / T, in which to guide.
-        negative: what to guide away from; the empty condition by default.
-        height, width: in pixels, multiples of the codec's factor.
-        batch_size: pictures drawn together.
-    """
-
-    sampler: str | None = None
-    steps: int | None = Field(default=None, ge=1)
-    eta: float | None = Field(default=None, ge=0, le=1)
-    spacing: str | None = None
-    guidance: float | None = None
-    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    negative: Condition = None
-    height: int | None = Field(default=None, ge=1)
-    width: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=16, ge=1)
 
 
 class Pipeline:
@@ -79,6 +56,7 @@ class Pipeline:
         prompt: Condition | Sequence[Condition],
         *,
         seed: int = 0,
+        inputs: Inputs = NOTHING,
         progress: Progress | None = None,
         **options: object,
     ) -> list[Image.Image]:
@@ -87,12 +65,13 @@ class Pipeline:
         Args:
             prompt: a prompt or label, or several.
             seed: of the first picture.
+            inputs: pictures to begin from or to follow.
             progress: called after each move.
             **options: fields of ``Drawing``.
         """
         conditions = [prompt] if prompt is None or isinstance(prompt, str | int) else list(prompt)
         seeds = [seed + k for k in range(len(conditions))]
-        return to_pil(self.generate(conditions, seeds, progress=progress, **options))
+        return to_pil(self.generate(conditions, seeds, inputs=inputs, progress=progress, **options))
 
     @torch.inference_mode()
     def generate(
@@ -100,6 +79,7 @@ class Pipeline:
         conditions: Sequence[Condition],
         seeds: Sequence[int],
         *,
+        inputs: Inputs = NOTHING,
         progress: Progress | None = None,
         **options: object,
     ) -> Tensor:
@@ -108,6 +88,7 @@ class Pipeline:
         Args:
             conditions: one prompt, label or None per picture.
             seeds: one per picture.
+            inputs: pictures to begin from or to follow.
             progress: called after each move of each batch.
             **options: fields of ``Drawing``.
 
@@ -115,9 +96,15 @@ class Pipeline:
             UserError: an option is out of range or does not fit the model.
         """
         _check_request(conditions, seeds)
-        how = self.settle(Drawing.checked(options))
+        how = self.settle(Drawing.checked(options), inputs)
+        assert how.height is not None
+        assert how.width is not None
+        inputs.check(len(conditions), how.height, how.width)
         batches = self.batches(conditions, how)
-        drawn = [self._batch([conditions[i] for i in b], [seeds[i] for i in b], how, progress) for b in batches]
+        drawn = [
+            self._batch([conditions[i] for i in b], [seeds[i] for i in b], how, inputs.rows(b), progress)
+            for b in batches
+        ]
         place = torch.tensor([i for batch in batches for i in batch]).argsort()
         return torch.cat(drawn)[place]
 
@@ -125,49 +112,65 @@ class Pipeline:
         """Which pictures are drawn together, as indices into ``conditions``; ``how`` is settled.
 
         At most ``batch_size``, all with contexts of one length: a short prompt is not padded for the sake of
-        a long neighbour, which would change its picture.
+        a long neighbour, which would change its picture. On a CPU in float32 each by itself, as products of
+        another number of rows are rounded in another order.
         """
-        length = self.model.conditioner.length
-        least = length(how.negative) if how.guidance != 1 else 0
+        least = self._length(how.negative, how) if self._guides(how) else 0
         by_length: dict[int, list[int]] = {}
         for i, condition in enumerate(conditions):
-            by_length.setdefault(max(length(condition), least), []).append(i)
-        size = how.batch_size
+            by_length.setdefault(max(self._length(condition, how), least), []).append(i)
+        exact = self.device.type == "cpu" and self.denoiser.dtype == torch.float32
+        size = 1 if exact else how.batch_size
         return [rows[k : k + size] for rows in by_length.values() for k in range(0, len(rows), size)]
 
-    def settle(self, how: Drawing) -> Drawing:
+    def settle(self, how: Drawing, inputs: Inputs = NOTHING) -> Drawing:
         """Fill in the model's defaults and check what depends on the model."""
-        defaults, factor = self.model.defaults, self.model.codec.factor
+        defaults, model = self.model.defaults, self.model
         name = how.sampler or defaults.get("sampler", "ddim")
         row = _row(name, how.eta)
         # The model's number of steps belongs to the model's sampler.
         usual = row.steps if how.sampler else defaults.get("steps", row.steps)
-        usual = min(usual, self.model.process.num_train_timesteps)
         guidance = defaults.get("guidance", 1.0) if how.guidance is None else how.guidance
-        if how.negative not in (None, "") and guidance == 1:
-            raise UserError(f"negative {how.negative!r} needs guidance: at scale 1 it would do nothing")
-        height, width = how.height or self.model.size[0], how.width or self.model.size[1]
-        for side, value in (("height", height), ("width", width)):
-            if value % factor:
-                near = max(factor, round(value / factor) * factor)
-                raise UserError(
-                    f"{side} {value} is not a multiple of {factor}, as this model needs; {near} is the nearest"
-                )
-        return how.model_copy(
+        own = model.size if inputs.init is None else tuple(inputs.init.shape[-2:])
+        height, width = how.height or own[0], how.width or own[1]
+        settled = how.model_copy(
             update={
                 "sampler": name,
-                "steps": how.steps or usual,
+                "steps": how.steps or min(usual, model.process.num_train_timesteps),
                 "guidance": guidance,
                 "height": height,
                 "width": width,
             }
         )
+        if how.negative not in (None, "") and not self._guides(settled):
+            raise UserError(f"negative {how.negative!r} needs guidance: at scale 1 it would do nothing")
+        _check_sides(height, width, model.codec.factor)
+        _check_fields(settled, model, inputs)
+        return settled
+
+    def _guides(self, how: Drawing) -> bool:
+        """Whether the network is asked twice; one that follows a scale is told it instead."""
+        return how.guidance != 1 and not self._follows_scale
+
+    @property
+    def _follows_scale(self) -> bool:
+        return getattr(self.model.net.config, "time_cond_proj_dim", None) is not None
+
+    def _length(self, condition: Condition, how: Drawing) -> int:
+        conditioner = self.model.conditioner
+        if isinstance(conditioner, TextConditioner):
+            return conditioner.length(condition, weighted=how.prompt_syntax == "a1111")
+        return conditioner.length(condition)
 
     def _batch(
-        self, conditions: Sequence[Condition], seeds: Sequence[int], how: Drawing, progress: Progress | None
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        how: Drawing,
+        inputs: Inputs,
+        progress: Progress | None,
     ) -> Tensor:
         assert how.sampler is not None
-        assert how.steps is not None
         assert how.height is not None
         assert how.width is not None
         process, codec = self.denoiser.process, self.model.codec
@@ -180,32 +183,84 @@ class Pipeline:
 
         row = _row(how.sampler, how.eta)
         config = self.model.process
-        grid = row.grid(process, how.steps, how.spacing, config.steps_offset, config.end)
+        grid = row.grid(process, how.steps or row.steps, how.spacing, config.steps_offset, config.end)
         shape = (len(seeds), codec.channels, how.height // codec.factor, how.width // codec.factor)
-        x = noise(torch.empty(shape, device=self.device))
-        guided = self._guided(conditions, how)
-        for i, step in enumerate(sample(row, guided, x, grid, noise, process)):
-            x = step.x
+        start = _varied(noise(torch.empty(shape, device=self.device)), process, how)
+        work = Begun(self.model, self.device, inputs, grid, start, how)
+        guided = self._guided(conditions, how, controlled(self.denoiser, inputs.controls), work.beside)
+        denoise = work.keep(guided)
+        for i, step in enumerate(sample(row, denoise, work.x, work.grid, noise, process)):
+            work.x = step.x
             if progress is not None:
-                progress(i + 1, how.steps, step)
-        return codec.decode(x).cpu()
+                progress(i + 1, len(work.grid) - 1, step)
+        return work.paste(codec.decode(work.x).cpu())
 
-    def _guided(self, conditions: Sequence[Condition], how: Drawing) -> Guided:
+    def _guided(
+        self, conditions: Sequence[Condition], how: Drawing, denoiser: Denoiser, beside: Tensor | None
+    ) -> Guided:
         """The denoiser bound to the contexts of these conditions."""
         scale = 1.0 if how.guidance is None else how.guidance
-        asked = [*conditions, how.negative] if scale != 1 else list(conditions)
-        context = self.model.conditioner.encode(asked)
-        context = None if context is None else context.to(self.device, self.denoiser.dtype)
-        unconditional = None
-        if scale != 1 and context is not None:
-            context, last = context[:-1], context[-1:]
-            unconditional = last.expand_as(context)
-        return Guided(self.denoiser, context, unconditional, scale, how.guidance_rescale, how.guidance_interval)
+        twice, count = self._guides(how), len(conditions)
+        context = self._context([*conditions, how.negative] if twice else list(conditions), how)
+        if context is None and beside is not None:
+            context = Context()
+        if context is None:
+            return Guided(denoiser, None, None, scale)
+        context = context.to(self.device, denoiser.dtype)
+        unconditional = context.rows(count, count + 1).repeat(count) if twice else None
+        context = context.rows(0, count)._replace(beside=beside)
+        if self._follows_scale:
+            context = context._replace(guidance=torch.full((count,), scale - 1, device=self.device))
+            return Guided(denoiser, context)
+        unconditional = unconditional and unconditional._replace(beside=beside)
+        return Guided(denoiser, context, unconditional, scale, how.guidance_rescale, how.guidance_interval)
+
+    def _context(self, conditions: list[Condition], how: Drawing) -> Context | None:
+        conditioner = self.model.conditioner
+        if not isinstance(conditioner, TextConditioner):
+            return conditioner.encode(conditions)
+        weighted = how.prompt_syntax == "a1111"
+        context = conditioner.encode(conditions, weighted=weighted, clip_skip=how.clip_skip)
+        if context.pooled is None:
+            return context
+        own = (how.height or 0, how.width or 0)
+        numbers = (*(how.original_size or own), *(how.crop_top_left or (0, 0)), *(how.target_size or own))
+        return context._replace(sizes=torch.tensor([numbers] * len(conditions), dtype=torch.float32))
 
 
 def _row(name: str, eta: float | None) -> Sampler:
     row = find_sampler(name)
     return row if eta is None else with_eta(row, eta)
+
+
+def _varied(noise: Tensor, process: Process, how: Drawing) -> Tensor:
+    """Start noise (B, C, h, w), turned towards that of the variation seed."""
+    if how.variation_seed is None or how.variation_strength == 0:
+        return noise
+    other = process.noise(tuple(noise.shape[1:]), torch.Generator().manual_seed(how.variation_seed)).to(noise)
+    return torch.stack([slerp(one, other, how.variation_strength) for one in noise])
+
+
+def _check_sides(height: int, width: int, factor: int) -> None:
+    for side, value in (("height", height), ("width", width)):
+        if value % factor:
+            near = max(factor, round(value / factor) * factor)
+            raise UserError(f"{side} {value} is not a multiple of {factor}, as this model needs; {near} is the nearest")
+
+
+def _check_fields(how: Drawing, model: Model, inputs: Inputs) -> None:
+    """Refuse what would do nothing with this model or these inputs."""
+    if how.strength is not None and inputs.init is None:
+        raise UserError("strength says how much of a picture to redraw: give the picture (init) too")
+    if how.variation_strength and how.variation_seed is None:
+        raise UserError("variation_strength needs a variation_seed to turn towards")
+    if how.clip_skip != 1 and not isinstance(model.conditioner, TextConditioner):
+        raise UserError("clip_skip is about a text encoder, and this model has none")
+    for name in ("original_size", "crop_top_left", "target_size"):
+        if getattr(how, name) is not None and not getattr(model.net.config, "pooled_dim", None):
+            raise UserError(f"{name} is for models that read it (SDXL), and this one does not")
+    if inputs.controls and not isinstance(model.net, UNet):
+        raise UserError("a ControlNet steers a U-Net, and this model has none")
 
 
 def _check_request(conditions: Sequence[Condition], seeds: Sequence[int]) -> None:

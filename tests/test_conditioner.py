@@ -10,8 +10,9 @@ from tiny_models import WIDTH, WINDOW, text_conditioner
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from ldm.conditioner import Condition, LabelConditioner, NoConditioner, TextConditioner
+from ldm.conditioner import Condition, LabelConditioner, NoConditioner
 from ldm.errors import UserError
+from ldm.text_conditioner import TextConditioner, Tower
 
 ROOM = WINDOW - 2  # tokens of a prompt in a window, beside the start and the end
 LONG = "a thick tall one slanted to the right "  # 7 words
@@ -24,28 +25,30 @@ def text() -> TextConditioner:
 
 def by_transformers(text: TextConditioner, prompts: list[str]) -> Tensor:
     """One window each, as the world of Stable Diffusion calls its text encoder."""
-    tokens = text.tokenizer(prompts, padding="max_length", max_length=WINDOW, truncation=True, return_tensors="pt")
+    tokens = text.towers[0].tokenizer(
+        prompts, padding="max_length", max_length=WINDOW, truncation=True, return_tensors="pt"
+    )
     with torch.no_grad():
-        return text.encoder(tokens.input_ids).last_hidden_state
+        return text.towers[0].encoder(tokens.input_ids).last_hidden_state
 
 
 def by_hand(text: TextConditioner, prompt: str, windows: int) -> Tensor:
     """Every window of a prompt on its own, start and end included: (windows * WINDOW, D)."""
-    names = text.tokenizer.tokenize(prompt)
+    names = text.towers[0].tokenizer.tokenize(prompt)
     states = []
     for w in range(windows):
         part = ["<|startoftext|>", *names[w * ROOM : (w + 1) * ROOM], "<|endoftext|>"]
         part += ["<|endoftext|>"] * (WINDOW - len(part))  # its padding token
         with torch.no_grad():
-            ids = torch.tensor([text.tokenizer.convert_tokens_to_ids(part)])
-            states.append(text.encoder(ids).last_hidden_state[0])
+            ids = torch.tensor([text.towers[0].tokenizer.convert_tokens_to_ids(part)])
+            states.append(text.towers[0].encoder(ids).last_hidden_state[0])
     return torch.cat(states)
 
 
 def count_runs(text: TextConditioner) -> tuple[list[int], object]:
     """The rows of every call of the tower from now on, and the handle to stop counting."""
     rows: list[int] = []
-    handle = text.encoder.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    handle = text.towers[0].encoder.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     return rows, handle
 
 
@@ -62,7 +65,7 @@ def test_nothing() -> None:
 
 def test_a_label_is_one_learned_token() -> None:
     labels = LabelConditioner(10, WIDTH)
-    context = labels.encode([0, 9, "4", 4, None, ""])
+    context = labels.encode([0, 9, "4", 4, None, ""]).tokens
     table = labels.embedding.weight
     assert table.shape == (11, WIDTH)
     assert context.shape == (6, 1, WIDTH)
@@ -72,7 +75,7 @@ def test_a_label_is_one_learned_token() -> None:
 
 def test_training_moves_the_tokens_that_were_asked_for_and_no_other() -> None:
     labels = LabelConditioner(5, WIDTH)
-    labels.encode([1, None, 1]).sum().backward()
+    labels.encode([1, None, 1]).tokens.sum().backward()
     assert labels.embedding.weight.grad is not None
     assert labels.embedding.weight.grad[:, 0].tolist() == [0, 2, 0, 0, 0, 1]
 
@@ -89,12 +92,12 @@ def test_labels_that_are_none(condition: Condition) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=3))
 def test_short_prompts_are_read_as_transformers_reads_them(text: TextConditioner, prompts: list[str]) -> None:
-    prompts = [p for p in prompts if len(text.tokenizer.tokenize(p)) <= ROOM] or [""]
-    torch.testing.assert_close(text.encode(prompts), by_transformers(text, prompts), rtol=0, atol=1e-5)
+    prompts = [p for p in prompts if len(text.towers[0].tokenizer.tokenize(p)) <= ROOM] or [""]
+    torch.testing.assert_close(text.encode(prompts).tokens, by_transformers(text, prompts), rtol=0, atol=1e-5)
 
 
 def test_none_and_the_empty_prompt_mean_anything(text: TextConditioner) -> None:
-    context = text.encode([None, "", "two"])
+    context = text.encode([None, "", "two"]).tokens
     torch.testing.assert_close(context, by_transformers(text, ["", "", "two"]), rtol=0, atol=1e-5)
     assert torch.equal(context[0], context[1])
     assert text.length(None) == text.length("") == text.length("two") == WINDOW
@@ -103,9 +106,9 @@ def test_none_and_the_empty_prompt_mean_anything(text: TextConditioner) -> None:
 @pytest.mark.parametrize("words", [8, 20, 60])
 def test_long_prompts_are_read_window_by_window(text: TextConditioner, words: int) -> None:
     prompt = " ".join((LONG * 10).split()[:words])
-    count = len(text.tokenizer.tokenize(prompt))
+    count = len(text.towers[0].tokenizer.tokenize(prompt))
     windows = -(-count // ROOM)
-    context = text.encode([prompt])
+    context = text.encode([prompt]).tokens
     assert context.shape == (1, windows * WINDOW, WIDTH)
     assert text.length(prompt) == windows * WINDOW
     torch.testing.assert_close(context[0], by_hand(text, prompt, windows), rtol=0, atol=1e-5)
@@ -113,16 +116,16 @@ def test_long_prompts_are_read_window_by_window(text: TextConditioner, words: in
 
 def test_a_prompt_that_fills_its_window_takes_no_second(text: TextConditioner) -> None:
     prompt = "! " * ROOM  # a token each
-    assert len(text.tokenizer.tokenize(prompt)) == ROOM
+    assert len(text.towers[0].tokenizer.tokenize(prompt)) == ROOM
     assert [text.length(prompt), text.length(prompt + "!")] == [WINDOW, 2 * WINDOW]
-    torch.testing.assert_close(text.encode([prompt]), by_transformers(text, [prompt]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(text.encode([prompt]).tokens, by_transformers(text, [prompt]), rtol=0, atol=1e-5)
 
 
 def test_prompts_of_one_call_have_one_length(text: TextConditioner) -> None:
     long = LONG * 4
     windows = text.length(long) // WINDOW
     assert windows > 1
-    context = text.encode(["two", long, None])
+    context = text.encode(["two", long, None]).tokens
     for row, prompt in zip(context, ("two", long, ""), strict=True):
         torch.testing.assert_close(row, by_hand(text, prompt, windows), rtol=0, atol=1e-5)
 
@@ -130,14 +133,14 @@ def test_prompts_of_one_call_have_one_length(text: TextConditioner) -> None:
 def test_what_was_read_is_remembered() -> None:
     text = text_conditioner()
     rows, _ = count_runs(text)
-    first = text.encode(["two", "three", "two"])
-    assert rows == [2]  # equal prompts are read once
-    assert torch.equal(text.encode(["three", "two", None])[:2], first[[1, 0]])
-    assert rows == [2, 1]
+    first = text.encode(["two", "three", "two"]).tokens
+    assert rows == [1, 1]  # equal prompts are read once, and in float32 on a CPU one by one
+    assert torch.equal(text.encode(["three", "two", None]).tokens[:2], first[[1, 0]])
+    assert rows == [1, 1, 1]
     text.encode(["two", LONG * 4])  # another number of windows is another context
-    assert rows == [2, 1, 2 * text.length(LONG * 4) // WINDOW]
+    assert rows == [1, 1, 1, *[text.length(LONG * 4) // WINDOW] * 2]
     first.zero_()  # a caller's tensor is its own
-    assert text.encode(["two"]).abs().max() > 0
+    assert text.encode(["two"]).tokens.abs().max() > 0
 
 
 def test_memory_is_bounded_and_forgetting_changes_nothing() -> None:
@@ -145,7 +148,7 @@ def test_memory_is_bounded_and_forgetting_changes_nothing() -> None:
     text.remember = 3
     for start in range(0, 12, 2):
         prompts = [str(start + k) for k in range(4)]  # more than fit, half of them known
-        torch.testing.assert_close(text.encode(prompts), fresh.encode(prompts), rtol=0, atol=1e-5)
+        torch.testing.assert_close(text.encode(prompts).tokens, fresh.encode(prompts).tokens, rtol=0, atol=1e-5)
         assert len(text._known) <= 4
 
 
@@ -154,16 +157,16 @@ def test_what_drawing_read_can_be_trained_with() -> None:
     with torch.inference_mode():
         text.encode(["two"])
     weight = torch.ones(WIDTH, requires_grad=True)
-    (text.encode(["two"]) * weight).sum().backward()  # tensors of inference mode would refuse
+    (text.encode(["two"]).tokens * weight).sum().backward()  # tensors of inference mode would refuse
     assert weight.grad is not None
-    assert not any(p.requires_grad for p in text.encoder.parameters())
+    assert not any(p.requires_grad for p in text.towers[0].encoder.parameters())
 
 
 def test_towers_in_half_precision_give_float32() -> None:
     text = text_conditioner()
-    expected = text.encode(["a thick two"])
-    encoder = CLIPTextModel(text.encoder.config)
-    encoder.load_state_dict(text.encoder.state_dict())
-    half = TextConditioner(encoder.to(torch.bfloat16), text.tokenizer).encode(["a thick two"])
+    expected = text.encode(["a thick two"]).tokens
+    encoder = CLIPTextModel(text.towers[0].encoder.config)
+    encoder.load_state_dict(text.towers[0].encoder.state_dict())
+    half = TextConditioner(Tower(encoder.to(torch.bfloat16), text.towers[0].tokenizer)).encode(["a thick two"]).tokens
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, expected, rtol=0, atol=0.1)

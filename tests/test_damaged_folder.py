@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import ldm.cli
 from ldm.commands import describe_model
 from ldm.errors import UserError
-from ldm.weights.components import save_module, save_text_encoder
+from ldm.weights.components import save_module, save_tower
 from ldm.weights.files import write_json
 from ldm.weights.model import load_model, resolve
 
@@ -184,14 +184,14 @@ def edited(folder: Path, name: str, **values: Any) -> Path:
         ("text", "scheduler/scheduler_config.json", {"beta_schedule": "no_such"}, "scheduler_config.json: .*no_such"),
         ("text", "scheduler/scheduler_config.json", {"num_train_timesteps": "many"}, "scheduler_config.json: .*many"),
         ("text", "scheduler/scheduler_config.json", {"beta_end": 7}, "scheduler_config.json: .*beta_end"),
-        ("text", "model_index.json", {"text_encoder_2": ["transformers", "X"]}, "lists text_encoder_2; known parts"),
+        ("text", "model_index.json", {"text_encoder_3": ["transformers", "X"]}, "lists text_encoder_3; known parts"),
         ("text", "model_index.json", {"_ldm": {"size": "big"}}, "model_index.json: _ldm: size"),
         ("text", "model_index.json", {"_ldm": [1]}, "model_index.json: _ldm: "),
         ("text", "model_index.json", {"_ldm": {"defaults": {"sampler": "dimm"}}}, "_ldm: .*did you mean 'ddim'"),
         ("text", "model_index.json", {"text_encoder": None}, "reads a context 24 wide, but .* is nothing"),
         ("text", "model_index.json", {"vae": None}, None),
         ("text", "text_encoder/config.json", {"vocab_size": "x"}, "text_encoder"),
-        ("text", "text_encoder/config.json", {"num_hidden_layers": 3}, "text_encoder.* lacks"),
+        ("text", "text_encoder/config.json", {"num_hidden_layers": 3}, "text_encoder.* does not fit its configuration: 16 missing"),
     ],
 )
 def test_contradictions_are_named(
@@ -235,7 +235,7 @@ def test_parts_of_different_models_are_refused(whole: dict[str, Path], copy: Cal
     folder = copy("text")
     shutil.rmtree(folder / "unet")
     shutil.copytree(whole["label"] / "unet", folder / "unet")
-    with pytest.raises(UserError, match=r"unet maps \[1\] channels, but what it diffuses has 4"):
+    with pytest.raises(UserError, match=r"unet maps 1 channels to 1, but what it diffuses has 4"):
         load_model(folder)
     shutil.rmtree(folder / "unet")
     shutil.copytree(whole["text"] / "vae", folder / "unet")
@@ -249,7 +249,7 @@ def test_parts_of_a_model_cannot_draw(tmp_path: Path) -> None:
     codec: Any = model.codec
     save_module(codec.vae, tmp_path / "vae" / "vae")
     write_json(tmp_path / "vae" / "model_index.json", {"_class_name": "VAE", "vae": ["diffusers", "AutoencoderKL"]})
-    save_text_encoder(conditioner.encoder, conditioner.tokenizer, tmp_path / "clip")
+    save_tower(conditioner.towers[0], tmp_path / "clip")
     index = {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
     write_json(tmp_path / "clip" / "model_index.json", {"_class_name": "CLIP", **index})
     with pytest.raises(UserError, match=r"holds vae but no unet: it cannot draw"):

@@ -110,7 +110,7 @@ def test_the_same_latents_decode_alike(ours: Pipeline, theirs: Any) -> None:
 
 def test_prompts_are_read_alike(ours: Pipeline, theirs: Any) -> None:
     asked, away = theirs.encode_prompt(PROMPT, torch.device("cpu"), 1, True, negative_prompt=NEGATIVE)
-    context = ours.model.conditioner.encode([PROMPT, NEGATIVE])
+    context = ours.model.conditioner.encode([PROMPT, NEGATIVE]).tokens
     assert context is not None
     assert_near(context, torch.cat([asked, away]), atol=1e-5)
     from_ours = drawn_by_diffusers(theirs, prompt_embeds=context[:1], negative_prompt_embeds=context[1:])

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel  # type: ignore[attr-defined]
+from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel  # type: ignore[attr-defined]
 from torch import nn
 
 from ldm.errors import UserError
@@ -39,6 +39,19 @@ SHAPES = {
     "one-level": ({"block_out_channels": (32,), "attention": (True,)}, (5, 7)),
     "sines-first": ({"flip_sin_to_cos": False, "freq_shift": 1}, (8, 8)),
     "inpainting-channels": ({"in_channels": 9, "out_channels": 8}, (8, 8)),
+    "guidance-embedded": ({"time_cond_proj_dim": 20}, (8, 8)),
+    "pooled-and-sizes": (
+        {
+            "block_out_channels": (32, 64, 64),
+            "attention": (False, True, True),
+            "transformer_layers_per_block": (1, 2, 3),
+            "num_attention_heads": (1, 2, 4),
+            "use_linear_projection": True,
+            "pooled_dim": 12,
+            "size_embed_dim": 16,
+        },
+        (12, 8),
+    ),
 }
 SD_2_1 = """{"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.10.0.dev0", "act_fn": "silu",
 "attention_head_dim": [5, 10, 20, 20], "block_out_channels": [320, 640, 1280, 1280], "center_input_sample": false,
@@ -78,6 +91,29 @@ def inputs(config: UNetConfig, size: tuple[int, int] = (8, 8)) -> tuple[torch.Te
     return x, torch.tensor([7, 940]), torch.randn(2, 5, config.cross_attention_dim or 1, generator=generator)
 
 
+def added(config: UNetConfig) -> dict[str, torch.Tensor]:
+    """What a U-Net of this shape reads beside the context."""
+    generator = torch.Generator().manual_seed(2)
+    found = {}
+    if config.pooled_dim:
+        found["pooled"] = torch.randn(2, config.pooled_dim, generator=generator)
+        found["sizes"] = torch.tensor([[1024.0, 768, 0, 0, 1024, 768], [640, 512, 8, 40, 512, 512]])
+    if config.time_cond_proj_dim:
+        found["guidance"] = torch.tensor([6.5, 0.5])
+    return found
+
+
+def as_diffusers(found: dict[str, torch.Tensor], width: int | None) -> dict:
+    """The same, as its pipelines hand them over."""
+    theirs = {}
+    if "pooled" in found:
+        theirs["added_cond_kwargs"] = {"text_embeds": found["pooled"], "time_ids": found["sizes"]}
+    if "guidance" in found:
+        embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+        theirs["timestep_cond"] = embed(None, found["guidance"], embedding_dim=width)
+    return theirs
+
+
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     assert a.shape == b.shape
     return ((a - b).abs().max() / b.abs().max()).item()
@@ -90,8 +126,9 @@ def test_output_equals_diffusers(name):
     ours, theirs = twins(config)
     x, t, context = inputs(config, size)
     with torch.no_grad():
-        expected = theirs(x, t, context).sample
-        got = ours(x, t, context if config.reads_context else None)
+        extra = added(config)
+        expected = theirs(x, t, context, **as_diffusers(extra, config.time_cond_proj_dim)).sample
+        got = ours(x, t, context if config.reads_context else None, **extra)
     assert relative_difference(got, expected) < 1e-5
 
 
@@ -122,11 +159,34 @@ def test_without_context_it_is_diffusers_with_silent_cross_attention():
     assert UNetConfig.from_diffusers(config.to_diffusers()) == config
 
 
+SDXL = """{"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.19.0.dev0", "act_fn": "silu",
+"addition_embed_type": "text_time", "addition_embed_type_num_heads": 64, "addition_time_embed_dim": 256,
+"attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "center_input_sample": false,
+"class_embed_type": null, "class_embeddings_concat": false, "conv_in_kernel": 3, "conv_out_kernel": 3,
+"cross_attention_dim": 2048, "cross_attention_norm": null, "down_block_types": ["DownBlock2D",
+"CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], "downsample_padding": 1, "dual_cross_attention": false,
+"encoder_hid_dim": null, "encoder_hid_dim_type": null, "flip_sin_to_cos": true, "freq_shift": 0, "in_channels": 4,
+"layers_per_block": 2, "mid_block_only_cross_attention": null, "mid_block_scale_factor": 1, "mid_block_type":
+"UNetMidBlock2DCrossAttn", "norm_eps": 1e-05, "norm_num_groups": 32, "num_attention_heads": null,
+"num_class_embeds": null, "only_cross_attention": false, "out_channels": 4, "projection_class_embeddings_input_dim":
+2816, "resnet_out_scale_factor": 1.0, "resnet_skip_time_act": false, "resnet_time_scale_shift": "default",
+"sample_size": 128, "time_cond_proj_dim": null, "time_embedding_act_fn": null, "time_embedding_dim": null,
+"time_embedding_type": "positional", "timestep_post_act": null, "transformer_layers_per_block": [1, 2, 10],
+"up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "upcast_attention": null,
+"use_linear_projection": true}"""
 SD_1_5 = {"cross_attention_dim": 768, "sample_size": 64}
 
 
 @pytest.mark.parametrize(
-    "config", [SD_1_5, {**SD_1_5, "in_channels": 9}, json.loads(SD_2_1)], ids=["1.5", "inpaint", "2.1"]
+    "config",
+    [
+        SD_1_5,
+        {**SD_1_5, "in_channels": 9},
+        {**SD_1_5, "time_cond_proj_dim": 256},
+        json.loads(SD_2_1),
+        json.loads(SDXL),
+    ],
+    ids=["1.5", "inpaint", "lcm", "2.1", "xl"],
 )
 def test_full_size_weights_have_the_names_and_shapes_of_diffusers(config):
     with torch.device("meta"):
@@ -165,9 +225,8 @@ def test_every_option_of_diffusers_is_read_or_refused():
 @pytest.mark.parametrize(
     "change",
     [
-        {"addition_embed_type": "text_time"},
+        {"addition_embed_type": "text"},
         {"class_embed_type": "timestep"},
-        {"time_cond_proj_dim": 256},
         {"resnet_time_scale_shift": "scale_shift"},
         {"only_cross_attention": [True, True]},
         {"a_key_from_the_future": 1},
@@ -295,3 +354,20 @@ def test_it_is_one_graph_to_the_compiler(cross_attention_dim):
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x, t, context), model(x, t, context))
+
+
+def test_added_inputs_must_be_there_exactly_when_they_are_read():
+    xl = UNet(small(pooled_dim=12)).eval()
+    x, t, context = inputs(xl.config)
+    extra = added(xl.config)
+    for name in extra:
+        with pytest.raises(UserError, match=f"needs the input {name}"):
+            xl(x, t, context, **{key: value for key, value in extra.items() if key != name})
+    with pytest.raises(UserError, match="does not read the input guidance"):
+        xl(x, t, context, **extra, guidance=torch.ones(2))
+
+
+def test_the_width_of_a_pooled_prompt_must_be_left_over():
+    config = {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
+    with pytest.raises(UserError, match="projection_class_embeddings_input_dim = 1536"):
+        UNetConfig.from_diffusers({**config, "projection_class_embeddings_input_dim": 1536})

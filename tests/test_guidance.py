@@ -7,6 +7,7 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import Tensor, nn
 
+from ldm.diffusion.context import Context
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.guidance import Guided
 from ldm.diffusion.prediction import PREDICTIONS, to_estimate
@@ -27,7 +28,7 @@ class CountingNet(nn.Module):
         self.mix = nn.Linear(4, 3)
         self.batches: list[int] = []
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         self.batches.append(len(x))
         assert t.shape == (len(x),)
         if context is None:
@@ -42,18 +43,18 @@ def net() -> CountingNet:
 
 
 @pytest.fixture
-def inputs() -> tuple[Tensor, Tensor, Tensor]:
+def inputs() -> tuple[Tensor, Context, Context]:
     """x_t, context and unconditional context of three pictures, all different."""
     generator = torch.Generator().manual_seed(6)
     x_t = torch.randn(3, 3, 6, 6, generator=generator)
-    return x_t, *torch.randn(2, 3, 7, 4, generator=generator)
+    return x_t, *(Context(tokens) for tokens in torch.randn(2, 3, 7, 4, generator=generator))
 
 
-def outputs(net: CountingNet, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def outputs(net: CountingNet, inputs: tuple[Tensor, Context, Context]) -> tuple[Tensor, Tensor]:
     """The network's conditional and unconditional output, asked apart."""
     x_t, context, unconditional = inputs
     times = torch.full((3,), AT.t)
-    found = net(x_t, times, context), net(x_t, times, unconditional)
+    found = net(x_t, times, context.tokens), net(x_t, times, unconditional.tokens)
     net.batches.clear()
     return found
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldm.diffusion.context import Context
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.prediction import (
     PREDICTIONS,
@@ -195,7 +196,7 @@ def test_loss_of_each_sample(process: DiscreteProcess | FlowProcess, prediction:
     x0, eps, context, t = batch()
     t = t + 1 if process is FLOW else t
     net = SmallNet()
-    found = Denoiser(net, process, prediction).loss(x0, t, eps, context, snr_gamma=gamma)
+    found = Denoiser(net, process, prediction).loss(x0, t, eps, Context(context), snr_gamma=gamma)
     for i, time in enumerate(t.tolist()):  # one at a time, from the table that samplers use
         at = process.point(time)
         x_t = (at.alpha * x0[i] + at.sigma * eps[i])[None]
@@ -223,7 +224,7 @@ def test_denoiser_gives_the_estimate_of_its_networks_output() -> None:
     for prediction in PREDICTIONS:
         denoiser = Denoiser(SmallNet(), DISCRETE, prediction)
         output = SmallNet()(x_t, torch.full((6,), 400.0), context)
-        torch.testing.assert_close(denoiser(x_t, at, context), to_estimate(prediction, output, x_t, *at[1:]))
+        torch.testing.assert_close(denoiser(x_t, at, Context(context)), to_estimate(prediction, output, x_t, *at[1:]))
 
 
 @given(predictions, st.floats(-5, 5), st.floats(-5, 5), angles, st.floats(0.2, 2))

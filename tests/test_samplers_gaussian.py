@@ -276,7 +276,7 @@ def network_of(process: Process, prediction: str, mu: float, s: float) -> Denois
     """A denoiser whose network outputs v, flow or x0 of the best estimate."""
     best = gaussian(mu, s)
 
-    def net(x_t: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+    def net(x_t: Tensor, t: Tensor) -> Tensor:
         at = process.point(round(t[0].item(), 3))
         return target(prediction, *best(x_t, at), at.alpha, at.sigma)
 

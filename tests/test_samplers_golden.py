@@ -429,7 +429,7 @@ def test_the_teaching_example_is_ddim() -> None:
     process = FlowProcess(1000, noise_kind="uniform")
     times: list[float] = []
 
-    def predict(x: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
+    def predict(x: Tensor, t: Tensor) -> Tensor:
         times.append(t[0].item())
         return torch.sigmoid(NET(x, torch.zeros(len(x))))
 

@@ -21,7 +21,7 @@ from ldm.images import to_signed
 from ldm.models.discriminator import PatchDiscriminator, hinge_discriminator_loss
 from ldm.pipeline import load
 from ldm.training.run import build_task
-from ldm.weights.components import load_text_encoder
+from ldm.weights.components import load_tower
 from ldm.weights.files import read_json, read_tensors
 from ldm.weights.model import load_model, load_vae, resolve
 
@@ -83,9 +83,9 @@ def test_a_checkpoint_of_the_latent_model_holds_its_vae_and_text_encoder(runs):
     model = load_model(resolve(runs["latent"]))
     for name, tensor in load_vae(resolve(runs["vae"])).state_dict().items():
         assert torch.equal(model.codec.vae.state_dict()[name], tensor)
-    encoder, _ = load_text_encoder(resolve(runs["clip"]))
+    encoder, _ = load_tower(resolve(runs["clip"]))
     for name, tensor in encoder.state_dict().items():
-        assert torch.equal(model.conditioner.encoder.state_dict()[name], tensor)
+        assert torch.equal(model.conditioner.towers[0].encoder.state_dict()[name], tensor)
 
 
 def test_a_vae_or_clip_alone_cannot_draw(runs):
@@ -153,7 +153,7 @@ def test_the_adversary_learns_from_the_hinge_loss_alone(tmp_path):
 def test_the_clip_opens_in_transformers_with_the_same_text_tower(runs):
     folder = resolve(runs["clip"])
     clip = CLIPModel.from_pretrained(folder / "clip")
-    encoder, tokenizer = load_text_encoder(folder)
+    encoder, tokenizer = load_tower(folder)
     tokens = tokenizer(["a handwritten two", "seven"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         torch.testing.assert_close(
@@ -167,7 +167,7 @@ def test_parts_that_are_stored_in_half_precision_are_used_in_full(tmp_path):
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     changes = {"codec__path": folder, "condition__path": folder, "unet__cross_attention_dim": WIDTH}
     task = build_task(validate(config("latent", tmp_path / "run", **changes), "tiny"), torch.device("cpu"))
-    parts = (task.codec.vae, task.player.conditioner.encoder)
+    parts = (task.codec.vae, task.player.conditioner.towers[0].encoder)
     assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
 
 
@@ -223,7 +223,7 @@ def test_dropped_captions_give_the_context_of_the_empty_prompt(runs):
     task = build_task(run, torch.device("cpu"))
     batch = collate([task.samples[n] for n in range(16)])
     assert 0 < batch.conditions.count(None) < 16
-    context = task.players["net"].conditioner.encode(batch.conditions)
-    empty = task.players["net"].conditioner.encode([""])[0]
+    context = task.players["net"].conditioner.encode(batch.conditions).tokens
+    empty = task.players["net"].conditioner.encode([""]).tokens[0]
     for row, condition in zip(context, batch.conditions, strict=True):
         assert torch.allclose(row, empty, atol=1e-5) == (condition is None)

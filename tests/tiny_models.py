@@ -11,11 +11,12 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm.codec import PixelCodec, VAECodec
-from ldm.conditioner import LabelConditioner, NoConditioner, TextConditioner
+from ldm.conditioner import LabelConditioner, NoConditioner
 from ldm.diffusion.settings import ProcessConfig
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig
 from ldm.pipeline import Pipeline
+from ldm.text_conditioner import TextConditioner, Tower
 from ldm.training.clip_task import learn_tokenizer
 from ldm.weights.model import Model, save_model
 
@@ -85,7 +86,7 @@ def text_conditioner() -> TextConditioner:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return TextConditioner(fill(CLIPTextModel(config), 2), tokenizer)
+    return TextConditioner(Tower(fill(CLIPTextModel(config), 2), tokenizer))
 
 
 def unconditional_model() -> Model:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ldm.diffusion.context import Context
 from ldm.diffusion.prediction import Estimate, min_snr_weight, target, to_estimate
 from ldm.diffusion.process import Point, Process, per_sample
 from ldm.errors import UserError, choose
 
-Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x_t, t of shape (B,), context) -> output
+Network = Callable[..., Tensor]  # (x_t, t of shape (B,), **Context.inputs()) -> output
 
 
 class Estimator(Protocol):
@@ -30,7 +31,7 @@ class Denoiser:
     """Turns a network's output into (x0, eps).
 
     Attributes:
-        net: (x_t (B, C, H, W), t (B,), context (B, L, D) or None) -> (B, C, H, W).
+        net: (x_t (B, C, H, W), t (B,), and what a context has) -> (B, C, H, W).
         process: gives alpha and sigma at t.
         prediction: what the output means, one of ``prediction.PREDICTIONS``.
         dtype: the network computes in it; everything else here is float32.
@@ -51,10 +52,15 @@ class Denoiser:
                 "with zero terminal SNR or a flow process use prediction v, flow or x0"
             )
 
-    def predict(self, x_t: Tensor, at: Point, context: Tensor | None = None) -> Tensor:
+    def predict(self, x_t: Tensor, at: Point, context: Context | None = None) -> Tensor:
         """The network's raw output at one noise level for the whole batch, in float32."""
         times = torch.full((len(x_t),), at.t, device=x_t.device)
-        return self.net(x_t.to(self.dtype), times, context).float()
+        return self._call(x_t.to(self.dtype), times, context or Context())
+
+    def _call(self, x_t: Tensor, t: Tensor, context: Context, **more: Any) -> Tensor:
+        if context.beside is not None:
+            x_t = torch.cat([x_t, context.beside], dim=1)  # (B, C + C', H, W)
+        return self.net(x_t, t, **context.inputs(), **more).float()
 
     def estimate(self, output: Tensor, x_t: Tensor, at: Point) -> Estimate:
         """What a raw output at this noise level says about (x0, eps)."""
@@ -64,7 +70,7 @@ class Denoiser:
         x0 = found.x0.clamp(-self.clip, self.clip)
         return Estimate(x0, (x_t - at.alpha * x0) / at.sigma)
 
-    def __call__(self, x_t: Tensor, at: Point, context: Tensor | None = None) -> Estimate:
+    def __call__(self, x_t: Tensor, at: Point, context: Context | None = None) -> Estimate:
         return self.estimate(self.predict(x_t, at, context), x_t, at)
 
     def loss(
@@ -72,7 +78,7 @@ class Denoiser:
         x0: Tensor,
         t: Tensor,
         eps: Tensor,
-        context: Tensor | None = None,
+        context: Context | None = None,
         snr_gamma: float | None = None,
     ) -> Tensor:
         """L_simple of each sample, shape (B,): mean squared error of the output (Ho et al., equation 14).
@@ -81,12 +87,12 @@ class Denoiser:
             x0: clean samples (B, C, H, W).
             t: training times (B,) from ``process.draw_times``.
             eps: noise of the shape of ``x0`` from ``process.noise``.
-            context: (B, L, D) or None.
+            context: of the B samples.
             snr_gamma: weight by min-SNR-gamma (5 is usual); None for no weight.
         """
         alpha, sigma = self.process.alpha_sigma(t)
         broad_alpha, broad_sigma = per_sample(alpha, x0), per_sample(sigma, x0)
-        output = self.net(broad_alpha * x0 + broad_sigma * eps, t, context).float()
+        output = self._call(broad_alpha * x0 + broad_sigma * eps, t, context or Context())
         error = output - target(self.prediction, x0, eps, broad_alpha, broad_sigma)
         loss = error.square().flatten(1).mean(1)
         if snr_gamma is not None:

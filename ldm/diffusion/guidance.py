@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ldm.diffusion.context import Context, join
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.prediction import Estimate
 from ldm.diffusion.process import Point
@@ -26,20 +27,20 @@ class Guided:
 
     Attributes:
         denoiser: the unguided denoiser.
-        context: of the prompts, (B, L, D); None for an unconditional network.
-        unconditional: of the negative or empty prompts, (B, L, D); needed when ``scale`` is not 1.
+        context: of the prompts; None for an unconditional network.
+        unconditional: of the negative or empty prompts; needed when ``scale`` is not 1.
         scale: guidance scale, any real number; 1 is no guidance.
         rescale: 0 (off) to 1 (the conditional output's standard deviation).
         interval: guide only where t / T lies in (low, high); (0, 1) is everywhere.
     """
 
     denoiser: Denoiser
-    context: Tensor | None = None
-    unconditional: Tensor | None = None
+    context: Context | None = None
+    unconditional: Context | None = None
     scale: float = 1.0
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
-    _both: Tensor | None = field(init=False, default=None)
+    _both: Context | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
@@ -54,7 +55,7 @@ class Guided:
         if self.unconditional is None:
             raise UserError(f"guidance {self.scale} needs the unconditional context of the negative or empty prompts")
         # joined once here, not at every step
-        object.__setattr__(self, "_both", torch.cat([self.unconditional, self.context]))
+        object.__setattr__(self, "_both", join(self.unconditional, self.context))
 
     def __call__(self, x_t: Tensor, at: Point) -> Estimate:
         return self.denoiser.estimate(self._output(x_t, at), x_t, at)

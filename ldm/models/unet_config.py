@@ -12,13 +12,12 @@ from ldm.models.diffusers_config import refuse_unsupported, uniform
 from ldm.schema import Settings
 
 NORM_EPS = 1e-5
+SIZES = 6  # original height and width, top and left of the crop, target height and width
 
 # What UNet2DConditionModel can be told and this U-Net cannot: the one value that means "as here".
 _FIXED: dict[str, Any] = {
     "act_fn": "silu",
-    "addition_embed_type": None,
     "addition_embed_type_num_heads": 64,
-    "addition_time_embed_dim": None,
     "attention_type": "default",
     "center_input_sample": False,
     "class_embed_type": None,
@@ -37,12 +36,10 @@ _FIXED: dict[str, Any] = {
     "num_attention_heads": None,  # diffusers refuses it too: attention_head_dim has the head count
     "num_class_embeds": None,
     "only_cross_attention": False,
-    "projection_class_embeddings_input_dim": None,
     "resnet_out_scale_factor": 1.0,
     "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default",
     "reverse_transformer_layers_per_block": None,
-    "time_cond_proj_dim": None,
     "time_embedding_act_fn": None,
     "time_embedding_dim": None,
     "time_embedding_type": "positional",
@@ -57,6 +54,7 @@ _SAME_NAME = (
     "use_linear_projection",
     "flip_sin_to_cos",
     "freq_shift",
+    "time_cond_proj_dim",
 )
 _DOWN = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}
 _UP = {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
@@ -72,6 +70,9 @@ _DIFFUSERS_DEFAULTS: dict[str, Any] = {
     "cross_attention_dim": 1280,
     "attention_head_dim": 8,
     "transformer_layers_per_block": 1,
+    "addition_embed_type": None,
+    "addition_time_embed_dim": None,
+    "projection_class_embeddings_input_dim": None,
 }
 
 
@@ -95,6 +96,10 @@ class UNetConfig(Settings):
         norm_num_groups: groups of every group norm.
         flip_sin_to_cos: see ``timestep_embedding``.
         freq_shift: see ``timestep_embedding``.
+        time_cond_proj_dim: width of the waves of the guidance scale, in networks that were distilled to follow
+            it (LCM); ``None``: it reads none.
+        pooled_dim: width of the prompt's one vector, which SDXL reads beside the time; ``None``: it reads none.
+        size_embed_dim: width of the waves of each of SDXL's six sizes; goes with ``pooled_dim``.
     """
 
     in_channels: PositiveInt = 4
@@ -111,6 +116,9 @@ class UNetConfig(Settings):
     norm_num_groups: PositiveInt = 32
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
+    time_cond_proj_dim: PositiveInt | None = None
+    pooled_dim: PositiveInt | None = None
+    size_embed_dim: PositiveInt = 256
 
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:
@@ -138,6 +146,9 @@ class UNetConfig(Settings):
             raise UserError(
                 f"block_out_channels[0] = {self.block_out_channels[0]} must be even (sines and cosines of t)"
             )
+        for key in ("time_cond_proj_dim", "size_embed_dim"):
+            if (getattr(self, key) or 0) % 2:
+                raise UserError(f"{key} = {getattr(self, key)} must be even (sines and cosines)")
         return self
 
     @property
@@ -173,6 +184,7 @@ class UNetConfig(Settings):
             num_attention_heads=_per_level(found["attention_head_dim"]),
             transformer_layers_per_block=_per_level(found["transformer_layers_per_block"]),
             cross_attention_dim=uniform(found["cross_attention_dim"], "cross_attention_dim", "U-Net's"),
+            **_added(found),
         )
 
     def to_diffusers(self) -> dict[str, Any]:
@@ -193,6 +205,16 @@ class UNetConfig(Settings):
             "attention_head_dim": _per_level(self.num_attention_heads, list),
             "transformer_layers_per_block": _per_level(self.transformer_layers_per_block, list),
             "cross_attention_dim": self.cross_attention_dim,
+            **self._added(),
+        }
+
+    def _added(self) -> dict[str, Any]:
+        if self.pooled_dim is None:
+            return {}
+        return {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": self.size_embed_dim,
+            "projection_class_embeddings_input_dim": self.pooled_dim + SIZES * self.size_embed_dim,
         }
 
 
@@ -219,3 +241,19 @@ def _attention_levels(down: Sequence[str], up: Sequence[str]) -> tuple[bool, ...
             f"the U-Net's config.json has up_block_types = {up}, not the mirror of down_block_types = {down}"
         )
     return levels
+
+
+def _added(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What SDXL reads beside the time: diffusers' file has the width of all of it together."""
+    kind = found["addition_embed_type"]
+    width, total = found["addition_time_embed_dim"], found["projection_class_embeddings_input_dim"]
+    if kind is None and total is None:
+        return {}
+    if kind != "text_time":
+        raise UserError(f"the U-Net's config.json has addition_embed_type = {kind!r}; supported: None, 'text_time'")
+    if not isinstance(width, int) or not isinstance(total, int) or total <= SIZES * width:
+        raise UserError(
+            f"the U-Net's config.json has projection_class_embeddings_input_dim = {total!r}: with text_time, that is "
+            f"{SIZES} times addition_time_embed_dim = {width!r} and the width of the pooled prompt"
+        )
+    return {"pooled_dim": total - SIZES * width, "size_embed_dim": width}

@@ -24,7 +24,8 @@ from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
 from ldm.training.settings import ClipRun
 from ldm.training.tasks import Borrowed, Losses
-from ldm.weights.components import quiet_transformers, save_text_encoder
+from ldm.text_conditioner import Tower
+from ldm.weights.components import quiet_transformers, save_tower
 from ldm.weights.files import write_json
 
 
@@ -149,7 +150,7 @@ class ClipTask:
         clip = averaged.clip
         encoder = CLIPTextModel(clip.config.text_config)
         encoder.load_state_dict(clip.text_model.state_dict())
-        save_text_encoder(encoder, self.tokenizer, folder)
+        save_tower(Tower(encoder, self.tokenizer), folder)
         with quiet_transformers():
             clip.save_pretrained(folder / "clip")
         parts = {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}

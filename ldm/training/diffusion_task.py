@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm.codec import Codec, PixelCodec, VAECodec
-from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner, TextConditioner
+from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner
 from ldm.data.example import Source
 from ldm.data.samples import Batch, TrainingSamples
 from ldm.data.sources import open_source
@@ -23,9 +23,10 @@ from ldm.images import save_grid, to_signed
 from ldm.models.toy import ToyUNet
 from ldm.models.unet import UNet
 from ldm.pipeline import Pipeline
+from ldm.text_conditioner import TextConditioner
 from ldm.training.settings import DiffusionRun, LabelConditionConfig, TextConditionConfig, VAECodecConfig
 from ldm.training.tasks import Borrowed, Losses, mean_of
-from ldm.weights.components import load_text_encoder
+from ldm.weights.components import load_tower
 from ldm.weights.model import Model, load_vae, resolve, save_model
 
 
@@ -54,7 +55,7 @@ class DiffusionPlayer(nn.Module):
         x0 = codec.latents(encoded.float(), batch.codec_noise)
         t = process.draw_times(batch.uniform)
         context = self.conditioner.encode(batch.conditions)
-        context = None if context is None else context.to(x0.device)
+        context = context and context.to(x0.device)
         denoiser = Denoiser(self.net, process, self._run.prediction)
         losses = denoiser.loss(x0, t, batch.noise, context, self._run.snr_gamma)
         return Losses(losses.mean(), {"loss": mean_of(losses), **self._by_quarter(losses, t)})
@@ -115,8 +116,9 @@ class DiffusionTask:
         if isinstance(condition, TextConditionConfig):
             if not source[0].captions:
                 raise UserError(f"condition.kind = text needs captions, and {source.name} has none: set data.captions")
-            encoder, tokenizer = load_text_encoder(resolve(condition.path))
-            return TextConditioner(encoder.to(self.device, torch.float32), tokenizer)
+            tower = load_tower(resolve(condition.path))
+            tower.encoder.to(self.device, torch.float32)
+            return TextConditioner(tower)
         return NoConditioner()
 
     def _build_net(self, conditioner: Conditioner) -> nn.Module:
@@ -128,12 +130,9 @@ class DiffusionTask:
             assert run.unet is not None
             found, module = run.unet.in_channels, UNet(run.unet)
             module.gradient_checkpointing = run.train.gradient_checkpointing
-            width = getattr(getattr(conditioner, "encoder", None), "config", None)
-            if width is not None and width.hidden_size != run.unet.cross_attention_dim:
-                raise UserError(
-                    f"unet.cross_attention_dim is {run.unet.cross_attention_dim}, "
-                    f"but the text encoder gives {width.hidden_size}"
-                )
+            reads = run.unet.cross_attention_dim
+            if isinstance(conditioner, TextConditioner) and conditioner.width != reads:
+                raise UserError(f"unet.cross_attention_dim is {reads}, but the text encoder gives {conditioner.width}")
         if found != self.codec.channels:
             raise UserError(f"the network reads {found} channels, but the codec gives {self.codec.channels}")
         return module
@@ -157,7 +156,7 @@ class DiffusionTask:
         sample, conditioner = self.run.sample, averaged.conditioner
         if isinstance(conditioner, TextConditioner):
             # Apart from training's, which remembers contexts as autocast computed them.
-            conditioner = TextConditioner(conditioner.encoder, conditioner.tokenizer)
+            conditioner = TextConditioner(*conditioner.towers)
         return Model(
             net=averaged.net,
             process=self.run.process,

@@ -18,17 +18,20 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from ldm.conditioner import LabelConditioner
 from ldm.errors import UserError, choose
+from ldm.models.controlnet import ControlNet, ControlNetConfig
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig, rename_old_attention
 from ldm.schema import explain_all
+from ldm.text_conditioner import Tower
 from ldm.weights.files import load_into, read_json, read_tensors, write_json, write_tensors
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+TOWER_WEIGHTS = "model.safetensors"
 _TOWER = "text_model."  # prefix of a text encoder's tensors in files; transformers 5 has none in memory
 
 
@@ -43,14 +46,17 @@ def _label_encoder(config: dict[str, Any]) -> LabelConditioner:
 BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "UNet2DConditionModel": lambda config: UNet(UNetConfig.from_diffusers(config)),
     "ToyUNet": lambda config: ToyUNet(ToyUNetConfig(in_channels=config["in_channels"])),
+    "ControlNetModel": lambda config: ControlNet(ControlNetConfig.from_diffusers(config)),
     "AutoencoderKL": lambda config: AutoencoderKL(VAEConfig.from_diffusers(config)),
     "LabelConditioner": _label_encoder,
+    "CLIPTextModel": lambda config: _text_encoder(config),
+    "CLIPTextModelWithProjection": lambda config: _text_encoder(config),
 }
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
     """The ``config.json`` of a module."""
-    if isinstance(module, UNet | AutoencoderKL):
+    if isinstance(module, UNet | ControlNet | AutoencoderKL):
         return module.config.to_diffusers()
     if isinstance(module, ToyUNet):
         return {"_class_name": "ToyUNet", **module.config.model_dump()}
@@ -70,90 +76,130 @@ def save_module(module: nn.Module, folder: Path, dtype: torch.dtype | None = Non
 def load_module(folder: Path) -> nn.Module:
     """Build a module from its folder, on the CPU and in the dtype of its file.
 
-    Built on ``meta`` and filled in place, so no time goes into random weights that are thrown away.
-
     Raises:
         UserError: a file is missing, damaged or of another kind.
     """
-    config = read_json(folder / "config.json")
     path = folder / "config.json"
-    kind = choose(str(config.get("_class_name")), BUILDERS, f"_class_name in {path}")
+    module = build_empty(read_json(path), path)
+    tensors = read_tensors(folder / WEIGHTS)
+    fill_module(module, tensors, folder / WEIGHTS)
+    return module
+
+
+def build_empty(config: dict[str, Any], path: Path) -> nn.Module:
+    """A module of the shape that a ``config.json`` describes, without weights: on ``meta``, which takes no time.
+
+    Args:
+        config: of a class in ``BUILDERS`` or of a text encoder.
+        path: where it was read, for messages.
+
+    Raises:
+        UserError: it describes nothing that can be built.
+    """
+    kind = str(config.get("_class_name") or "".join(config.get("architectures") or ["None"]))
+    build = BUILDERS[choose(kind, BUILDERS, f"_class_name in {path}")]
     try:
         with torch.device("meta"):
-            module = BUILDERS[kind](config)
+            return build(config)
     except KeyError as error:
         raise UserError(f"{path} lacks the key {error}") from error
     except ValidationError as error:
         faults = [(item, ".".join(map(str, item["loc"])), []) for item in error.errors()]
         raise UserError(f"{path}: {'; '.join(explain_all(faults))}") from error
-    except (ValueError, TypeError, IndexError) as error:  # a value of the wrong kind, such as a word for a list
-        raise UserError(f"{path}: {error}") from error
-    tensors = read_tensors(folder / WEIGHTS)
+    except (ValueError, TypeError, IndexError, AttributeError) as error:  # a value of the wrong kind: a word for a list
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def fill_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give an empty module its weights, read from ``path``, without copying them.
+
+    Raises:
+        UserError: they are those of another module.
+    """
     if isinstance(module, AutoencoderKL):
         tensors = rename_old_attention(tensors)
-    load_into(module, tensors, folder / WEIGHTS)
-    return module.eval()
+    elif is_text_encoder(module):
+        tensors = _rename_tower(tensors, module)
+    load_into(module, tensors, path)
+    module.eval()
 
 
-def save_text_encoder(encoder: Any, tokenizer: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``text_encoder/`` and ``tokenizer/``; ``dtype`` converts on the way out.
+def save_tower(tower: Tower, folder: Path, dtype: torch.dtype | None = None, suffix: str = "") -> None:
+    """Write ``text_encoder/`` and ``tokenizer/``; ``dtype`` converts on the way out. With suffix ``_2``, SDXL's second.
 
     As transformers writes them, with the tensor names and the vocabulary files of all its versions: those of
     version 5 alone would be closed to the programs that read Stable Diffusion.
     """
+    encoder, tokenizer = tower
     config = json.loads(encoder.config.to_json_string())
     # The dtype to compute in, not that of the file, which transformers takes where nothing is said; diffusers reads
     # its own parts into float32, and a pipeline of both would stop at the first product.
     config["dtype"] = "float32"
-    target = folder / "text_encoder"
+    target = folder / f"text_encoder{suffix}"
     target.mkdir(parents=True)
-    write_json(target / "config.json", {**config, "architectures": ["CLIPTextModel"]})
-    tensors = {_TOWER + k.removeprefix(_TOWER): v for k, v in encoder.state_dict().items()}
-    write_tensors(target / "model.safetensors", {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
-    tokenizer.save_pretrained(folder / "tokenizer")
+    write_json(target / "config.json", {**config, "architectures": [type(encoder).__name__]})
+    tensors = {tower_name(k): v for k, v in encoder.state_dict().items()}
+    write_tensors(target / TOWER_WEIGHTS, {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
+    vocabulary = folder / f"tokenizer{suffix}"
+    tokenizer.save_pretrained(vocabulary)
     pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    write_json(folder / "tokenizer" / "vocab.json", pairs["vocab"])
+    write_json(vocabulary / "vocab.json", pairs["vocab"])
     lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs["merges"])]
-    (folder / "tokenizer" / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (vocabulary / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def load_text_encoder(folder: Path) -> tuple[Any, Any]:
-    """Read ``text_encoder/`` and ``tokenizer/`` of a model folder: (CLIPTextModel, CLIPTokenizer).
+def tower_name(name: str) -> str:
+    """The name of a text encoder's tensor in files, from that in memory."""
+    return name if name.startswith((_TOWER, "text_projection.")) else _TOWER + name
+
+
+def load_tower(folder: Path, suffix: str = "") -> Tower:
+    """Read ``text_encoder/`` and ``tokenizer/`` of a model folder; with suffix ``_2``, the second of SDXL.
 
     Raises:
         UserError: a file is missing or damaged, or the two do not belong together.
     """
-    encoder = _load_tower(folder / "text_encoder")
-    tokenizer = _load_tokenizer(folder / "tokenizer")
-    size, known = len(tokenizer), encoder.config.vocab_size
+    place = folder / f"text_encoder{suffix}"
+    config = read_json(place / "config.json")
+    encoder = build_empty(config, place / "config.json")
+    if not is_text_encoder(encoder):
+        raise UserError(f"{place} holds a {type(encoder).__name__}, not a text encoder of CLIP")
+    fill_module(encoder, read_tensors(place / TOWER_WEIGHTS), place / TOWER_WEIGHTS)
+    tokenizer = _load_tokenizer(folder / f"tokenizer{suffix}")
+    size, known = len(tokenizer), getattr(encoder.config, "vocab_size", 0)
     if size > known:
-        raise UserError(f"{folder / 'tokenizer'} has {size} tokens, and {folder / 'text_encoder'} knows {known}")
-    return encoder.eval(), tokenizer
+        raise UserError(f"{folder / f'tokenizer{suffix}'} has {size} tokens, and {place} knows {known}")
+    return Tower(encoder, tokenizer)
 
 
-def _load_tower(folder: Path) -> Any:
+def is_text_encoder(module: nn.Module) -> bool:
+    """Whether a module is a text tower of transformers' CLIP, told without importing it."""
+    return type(module).__name__ in ("CLIPTextModel", "CLIPTextModelWithProjection")
+
+
+def _text_encoder(config: dict[str, Any]) -> nn.Module:
+    import transformers  # takes seconds; only text models need it
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import CLIPTextModel  # takes seconds; only text models need it
 
-    weights, config = folder / "model.safetensors", folder / "config.json"
-    read_json(config)  # these two name the file when it is missing or damaged
-    read_tensors(weights)
+    (kind,) = config["architectures"]
     try:
-        with quiet_transformers():
-            found: Any = CLIPTextModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        module = getattr(transformers, kind)(transformers.CLIPTextConfig.from_dict(config))
     except StrictDataclassError as error:
-        raise UserError(f"{config}: {' '.join(str(error).split())}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{weights} does not fit {config}: {error}") from error
-    encoder, report = found
-    surplus = [key for key in report["unexpected_keys"] if not key.endswith("position_ids")]  # old files count them
-    # transformers fills what is missing with random numbers, and leaves out what is not expected
-    for keys, what in ((report["missing_keys"], "lacks"), (surplus, "has more than")):
-        if keys:
-            names = sorted(keys)
-            more = ", ..." if len(names) > 3 else ""
-            raise UserError(f"{weights} {what} {config} asks for: {len(names)} tensors ({', '.join(names[:3])}{more})")
-    return encoder
+        raise ValueError(str(error)) from error
+    embeddings = getattr(module, "text_model", module).embeddings
+    count = embeddings.position_embedding.num_embeddings
+    # no weight, so no file has it, and `meta` has no numbers
+    embeddings.position_ids = torch.arange(count, device="cpu")[None]
+    return module
+
+
+def _rename_tower(tensors: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The names of files, which all begin with ``text_model.``, to those of transformers in memory."""
+    kept = {key: value for key, value in tensors.items() if not key.endswith("position_ids")}  # old files have them
+    if hasattr(module, "text_model"):
+        return kept
+    # a file with a projection that nothing asks for is one of CLIPTextModelWithProjection, and is as good
+    return {key.removeprefix(_TOWER): value for key, value in kept.items() if key != "text_projection.weight"}
 
 
 def _load_tokenizer(folder: Path) -> Any:

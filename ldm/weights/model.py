@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from ldm.codec import Codec, PixelCodec, VAECodec
-from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner, TextConditioner
+from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner
 from ldm.diffusion.samplers import find_sampler
 from ldm.diffusion.settings import ProcessConfig
 from ldm.errors import UserError
@@ -20,11 +20,19 @@ from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL
 from ldm.publishing import disk_trouble, replacing
 from ldm.schema import Settings
-from ldm.weights.components import load_module, load_text_encoder, save_module, save_text_encoder
+from ldm.text_conditioner import TextConditioner
+from ldm.weights.components import load_module, load_tower, save_module, save_tower
 from ldm.weights.files import read_json, write_json
 
 INDEX = "model_index.json"
-_PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "label_encoder")
+_TOWERS = ("", "_2")  # suffixes of text_encoder and tokenizer
+_PARTS = (
+    "unet",
+    "scheduler",
+    "vae",
+    *(f"{n}{s}" for s in _TOWERS for n in ("text_encoder", "tokenizer")),
+    "label_encoder",
+)
 _NULL = ("safety_checker", "feature_extractor", "image_encoder")  # what StableDiffusionPipeline asks for
 
 
@@ -70,6 +78,16 @@ class Model:
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
+    @property
+    def inpaints(self) -> bool:
+        """Whether the network reads a mask and the masked picture beside x_t."""
+        config = self.net.config
+        return isinstance(config, UNetConfig) and config.in_channels == _inpainting_channels(config.out_channels)
+
+
+def _inpainting_channels(channels: int) -> int:
+    return 2 * channels + 1  # x_t, the mask, the masked picture
+
 
 def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write a model folder; diffusers' ``StableDiffusionPipeline`` opens those with text and VAE.
@@ -107,13 +125,25 @@ def _write_parts(model: Model, folder: Path, dtype: torch.dtype | None) -> None:
         save_module(model.conditioner, folder / "label_encoder", dtype)
         parts["label_encoder"] = ["ldm", "LabelConditioner"]
     if isinstance(model.conditioner, TextConditioner):
-        save_text_encoder(model.conditioner.encoder, model.conditioner.tokenizer, folder, dtype)
-        parts |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
-    whole = {"vae", "text_encoder"} <= parts.keys()
-    extra = {**{name: [None, None] for name in _NULL}, "requires_safety_checker": False} if whole else {}
+        for tower, suffix in zip(model.conditioner.towers, _TOWERS, strict=False):
+            save_tower(tower, folder, dtype, suffix)
+            parts[f"text_encoder{suffix}"] = ["transformers", type(tower.encoder).__name__]
+            parts[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
     own = {"defaults": model.defaults, "provenance": model.provenance, "size": list(model.size)}
-    name = "StableDiffusionPipeline" if whole else "Pipeline"
+    name, extra = _pipeline_of_diffusers(model)
     write_json(folder / INDEX, {"_class_name": name, **parts, **extra, "_ldm": own})
+
+
+def _pipeline_of_diffusers(model: Model) -> tuple[str, dict[str, Any]]:
+    """Which of its pipelines opens a model, and what that asks for beside the parts."""
+    if not isinstance(model.codec, VAECodec) or not isinstance(model.conditioner, TextConditioner):
+        return "Pipeline", {}
+    inpaint = "Inpaint" if model.inpaints else ""
+    if len(model.conditioner.towers) > 1:
+        empty = {name: [None, None] for name in ("image_encoder", "feature_extractor")}
+        extra = {**empty, "force_zeros_for_empty_prompt": model.conditioner.zero_for_none}
+        return f"StableDiffusionXL{inpaint}Pipeline", extra
+    return f"StableDiffusion{inpaint}Pipeline", {**{n: [None, None] for n in _NULL}, "requires_safety_checker": False}
 
 
 def load_model(folder: Path) -> Model:
@@ -137,7 +167,7 @@ def load_model(folder: Path) -> Model:
         raise UserError(f"{folder / 'unet'} holds a {type(net).__name__}, not a network that denoises")
     config = net.config
     codec = VAECodec(load_vae(folder)) if "vae" in parts else PixelCodec(config.in_channels)
-    conditioner = _load_conditioner(folder, parts)
+    conditioner = _load_conditioner(folder, parts, bool(index.get("force_zeros_for_empty_prompt", False)))
     _check_fit(folder, config, codec, conditioner)
     side = codec.factor * getattr(config, "sample_size", 1)
     return Model(
@@ -188,21 +218,21 @@ def _read_process(path: Path) -> tuple[ProcessConfig, str]:
 
 def _check_fit(folder: Path, config: UNetConfig | ToyUNetConfig, codec: Codec, conditioner: Conditioner) -> None:
     """Refuse parts that are each whole, but not of one model."""
-    channels = {config.in_channels, getattr(config, "out_channels", config.in_channels)}
-    if channels != {codec.channels}:
-        raise UserError(
-            f"{folder / 'unet'} maps {sorted(channels)} channels, but what it diffuses has {codec.channels}"
-        )
+    read, given = config.in_channels, getattr(config, "out_channels", config.in_channels)
+    if given != codec.channels or read not in (given, _inpainting_channels(given)):
+        raise UserError(f"{folder / 'unet'} maps {read} channels to {given}, but what it diffuses has {codec.channels}")
     read = config.cross_attention_dim if isinstance(config, UNetConfig) and config.reads_context else None
-    given = None
-    if isinstance(conditioner, LabelConditioner):
-        given = conditioner.width
-    elif isinstance(conditioner, TextConditioner):
-        given = conditioner.encoder.config.hidden_size
+    given = conditioner.width if isinstance(conditioner, LabelConditioner | TextConditioner) else None
     if read != given:
         raise UserError(
             f"{folder / 'unet'} reads {f'a context {read} wide' if read else 'no context'}, but the folder's "
             f"conditioning is {f'{given} wide' if given else 'nothing'}"
+        )
+    pooled = conditioner.pooled_width if isinstance(conditioner, TextConditioner) else None
+    wanted = getattr(config, "pooled_dim", None)
+    if wanted != pooled:
+        raise UserError(
+            f"{folder / 'unet'} reads a pooled prompt {wanted} wide, but the text encoders give one {pooled} wide"
         )
 
 
@@ -214,9 +244,10 @@ def load_vae(folder: Path) -> AutoencoderKL:
     return vae
 
 
-def _load_conditioner(folder: Path, parts: set[str]) -> Conditioner:
-    if "text_encoder" in parts:
-        return TextConditioner(*load_text_encoder(folder))
+def _load_conditioner(folder: Path, parts: set[str], zero_for_none: bool) -> Conditioner:
+    towers = [load_tower(folder, suffix) for suffix in _TOWERS if f"text_encoder{suffix}" in parts]
+    if towers:
+        return TextConditioner(*towers, zero_for_none=zero_for_none)
     if "label_encoder" in parts:
         encoder = load_module(folder / "label_encoder")
         if not isinstance(encoder, LabelConditioner):

@@ -1,0 +1,85 @@
+"""Denoisers that follow a picture: ControlNets beside the network (Zhang et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm.diffusion.context import Context
+from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.process import Point
+from ldm.errors import UserError
+from ldm.models.controlnet import ControlNet
+
+
+@dataclass(frozen=True)
+class Control:
+    """A ControlNet and what it is to follow.
+
+    Attributes:
+        net: on the device and in the dtype of the U-Net.
+        hint: (B or 1, conditioning_channels, H, W) in 0..1, of the size of the pictures.
+        scale: by how much its contribution is multiplied.
+        start, end: the part of the way, from noise (0) to picture (1), in which it is heard.
+    """
+
+    net: ControlNet
+    hint: Tensor
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= 1:
+            raise UserError(f"control start and end must be 0 <= start <= end <= 1, got {self.start} and {self.end}")
+        channels = self.net.config.conditioning_channels
+        if self.hint.shape[1] != channels:
+            raise UserError(f"the ControlNet reads hints of {channels} channels, got {self.hint.shape[1]}")
+
+    def heard_at(self, t: float, last: float) -> bool:
+        """Whether it is heard at time ``t`` of 0..``last``."""
+        return self.start <= 1 - t / last <= self.end
+
+
+@dataclass(frozen=True)
+class ControlledDenoiser(Denoiser):
+    """A denoiser whose network is a U-Net with ControlNets beside it.
+
+    Attributes:
+        controls: one or more; what they add is summed.
+        read: of each, its hint, read once: (B or 1, C0, h, w).
+    """
+
+    controls: tuple[Control, ...] = ()
+    read: tuple[Tensor, ...] = ()
+
+    def predict(self, x_t: Tensor, at: Point, context: Context | None = None) -> Tensor:
+        """The network's raw output at one noise level for the whole batch, in float32."""
+        times = torch.full((len(x_t),), at.t, device=x_t.device)
+        context = context or Context()
+        added = self._added(x_t.to(self.dtype), times, at, context)
+        return self._call(x_t.to(self.dtype), times, context, **({"control": added} if added else {}))
+
+    def _added(self, x_t: Tensor, times: Tensor, at: Point, context: Context) -> list[Tensor]:
+        inputs = context._replace(guidance=None).inputs()
+        total: list[Tensor] = []
+        for control, read in zip(self.controls, self.read, strict=True):
+            if not control.heard_at(at.t, self.process.last):
+                continue
+            # once for each picture, and twice where the unconditional half is drawn beside
+            found = control.net(x_t, times, read.repeat(len(x_t) // len(read), 1, 1, 1), **inputs)
+            found = [control.scale * part for part in found]
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+        return total
+
+
+def controlled(denoiser: Denoiser, controls: tuple[Control, ...]) -> Denoiser:
+    """``denoiser`` with ControlNets beside its network, whose hints are read here, once."""
+    if not controls:
+        return denoiser
+    read = tuple(c.net.read(c.hint.to(c.net.conv_in.weight.device, denoiser.dtype)) for c in controls)
+    return ControlledDenoiser(
+        denoiser.net, denoiser.process, denoiser.prediction, denoiser.clip, denoiser.dtype, controls, read
+    )

@@ -1,0 +1,134 @@
+"""What may be said about how to draw, and the pictures that a drawing may begin from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from ldm.conditioner import Condition
+from ldm.diffusion.control import Control
+from ldm.errors import UserError
+from ldm.schema import Settings
+
+
+class Drawing(Settings):
+    """How to draw; ``None`` is the model's own default.
+
+    Attributes:
+        sampler: a name of ``ldm.diffusion.samplers.SAMPLERS``, or as other programs spell it.
+        steps: moves of the sampler.
+        eta: of the sampler ddim: share of fresh noise, 0 (none; the default) to 1.
+        spacing: of its times; see ``ldm.diffusion.grid``.
+        guidance: classifier-free guidance scale; 1 is none. Networks that were distilled to follow a scale (LCM) are
+            told it, and are called once.
+        guidance_rescale: 0..1.
+        guidance_interval: part of the way, in t / T, in which to guide.
+        negative: what to guide away from; the empty condition by default.
+        prompt_syntax: ``a1111``: brackets weigh words, see ``ldm.prompts``; ``plain``: they are brackets.
+        clip_skip: which layer of the text encoder is read, from the last: 1 is the one it was trained with.
+        height, width: in pixels, multiples of the codec's factor.
+        strength: with a picture to begin from, the part of the way that is drawn, above 0 to 1; 0.75 by default, and
+            1 for an inpainting network.
+        variation_seed: each picture's start noise is turned towards the noise of this seed,
+        variation_strength: by this part of the way, 0..1.
+        original_size, crop_top_left, target_size: what SDXL is told: height and width that the picture is to look
+            as if scaled from, the corner it is to look as if cropped at, and its own; by default its own size
+            twice, and uncropped.
+        batch_size: pictures drawn together; on a CPU in float32 each is drawn by itself.
+    """
+
+    sampler: str | None = None
+    steps: int | None = Field(default=None, ge=1)
+    eta: float | None = Field(default=None, ge=0, le=1)
+    spacing: str | None = None
+    guidance: float | None = None
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    negative: Condition = None
+    prompt_syntax: Literal["a1111", "plain"] = "a1111"
+    clip_skip: int = Field(default=1, ge=1)
+    height: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1)
+    strength: float | None = Field(default=None, gt=0, le=1)
+    variation_seed: int | None = Field(default=None, ge=0, lt=2**64)
+    variation_strength: float = Field(default=0.0, ge=0, le=1)
+    original_size: tuple[PositiveInt, PositiveInt] | None = None
+    crop_top_left: tuple[int, int] | None = None
+    target_size: tuple[PositiveInt, PositiveInt] | None = None
+    batch_size: int = Field(default=16, ge=1)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Pictures that a drawing begins from or follows: one for all that are drawn, or one for each of the N.
+
+    Attributes:
+        init: (N or 1, C, H, W) in -1..1, of the size of what is drawn.
+        mask: (N or 1, 1, H, W): 0 where ``init`` is kept, 1 where it is drawn anew, soft in between.
+        controls: ControlNets and their hints.
+    """
+
+    init: Tensor | None = None
+    mask: Tensor | None = None
+    controls: tuple[Control, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mask is not None:
+            if self.init is None:
+                raise UserError("a mask says which part of a picture to keep: give the picture (init) too")
+            if self.mask.shape[-2:] != self.init.shape[-2:]:
+                raise UserError(
+                    f"the mask is {_size(self.mask)} and the picture {_size(self.init)}: they must be of one size"
+                )
+
+    def check(self, count: int, height: int, width: int) -> None:
+        """Refuse pictures of another number or size than is drawn.
+
+        Raises:
+            UserError: naming which.
+        """
+        hints = {f"hint {i + 1}": control.hint for i, control in enumerate(self.controls)}
+        for name, picture in {"init": self.init, "mask": self.mask, **hints}.items():
+            if picture is None:
+                continue
+            if picture.shape[-2:] != (height, width):
+                raise UserError(f"{name} is {_size(picture)}, but {width}x{height} is drawn: they must be of one size")
+            if len(picture) not in (1, count):
+                raise UserError(f"{name} holds {len(picture)} pictures, and {count} are drawn: give 1 or {count}")
+
+    def rows(self, indices: list[int]) -> Inputs:
+        """Those of the pictures numbered ``indices``."""
+
+        def take(picture: Tensor | None) -> Tensor | None:
+            return picture if picture is None or len(picture) == 1 else picture[indices]
+
+        controls = tuple(
+            Control(c.net, c.hint if len(c.hint) == 1 else c.hint[indices], c.scale, c.start, c.end)
+            for c in self.controls
+        )
+        return Inputs(take(self.init), take(self.mask), controls)
+
+
+def _size(picture: Tensor) -> str:
+    return f"{picture.shape[-1]}x{picture.shape[-2]}"
+
+
+def shrunk(mask: Tensor, factor: int) -> Tensor:
+    """A mask (B, 1, H, W) at the size of the latents: the mean over each of their positions."""
+    return F.avg_pool2d(mask, factor) if factor > 1 else mask
+
+
+def slerp(start: Tensor, end: Tensor, part: float) -> Tensor:
+    """Turn noise (C, H, W) towards other noise along the sphere that both lie near, so that its norm stays."""
+    if part == 0:
+        return start
+    cosine = (start * end).sum() / (start.norm() * end.norm())
+    angle = torch.acos(cosine.clamp(-1, 1))
+    if angle.sin() < 1e-4:  # nearly parallel: the sphere is flat there
+        return torch.lerp(start, end, part)
+    return (torch.sin((1 - part) * angle) * start + torch.sin(part * angle) * end) / angle.sin()
