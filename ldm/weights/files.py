@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -37,16 +41,85 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file by mapping it into memory.
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says before its tensors.
+
+    Attributes:
+        shapes: of every tensor, in the order of the file.
+        dtypes: in the format's own words, such as ``F16``.
+        metadata: the strings of ``__metadata__``.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Read what a safetensors file holds, and none of its tensors.
 
     Raises:
         UserError: the file is missing, truncated or of another format.
     """
+    with _named(path), safe_open(path, framework="pt") as file:
+        slices = {key: file.get_slice(key) for key in file.offset_keys()}
+        shapes = {key: tuple(value.get_shape()) for key, value in slices.items()}
+        return Header(shapes, {key: value.get_dtype() for key, value in slices.items()}, file.metadata() or {})
+
+
+def read_tensors(
+    path: Path, dtype: torch.dtype | None = None, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Read a safetensors file by mapping it into memory.
+
+    Args:
+        path: the file.
+        dtype: convert to this one, tensor by tensor; what has it already stays mapped.
+        names: read these alone.
+
+    Raises:
+        UserError: the file is missing, truncated or of another format.
+    """
+    with _named(path):
+        if dtype is None and names is None:
+            return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            keys = [key for key in file.offset_keys() if names is None or key in names]
+            sizes = [file.get_slice(key).get_shape() for key in keys]
+        found = {}
+        for batch in _batches(keys, sizes):
+            # Opened anew: closing gives back the memory of the pages that the conversion has read.
+            with safe_open(path, framework="pt") as file:
+                found |= {key: convert(file.get_tensor(key), dtype) for key in batch}
+        return found
+
+
+_BATCH = 1 << 26  # numbers that are converted on one mapping
+
+
+def _batches(keys: Sequence[str], shapes: Sequence[Sequence[int]]) -> Iterator[list[str]]:
+    batch, size = [], 0
+    for key, shape in zip(keys, shapes, strict=True):
+        batch.append(key)
+        size += math.prod(shape)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def convert(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Real numbers in ``dtype``; without one, and what is no real number, as it is."""
+    return tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise UserError(f"{path} is missing{_beside(path)}")
     try:
-        return load_file(path)
+        yield
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file: {error}") from error
 

@@ -1,0 +1,153 @@
+"""What a file or folder of weights is, without building anything of it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ldm.errors import UserError
+from ldm.weights.files import read_json
+from ldm.weights.modelspec import told_configs
+from ldm.weights.outline import EMA, outline_of
+from ldm.weights.stored import Shapes, Stored, open_stored
+from ldm.weights.variants import STEMS, variants_in
+
+Told = dict[str, str]
+_LORA_DOWN = re.compile(r"(\.lora_down\.weight|\.lora_A(\.\w+)?\.weight|[._]lora(_linear_layer)?\.down\.weight)$")
+_OTHER_ADAPTERS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "oft_blocks": "OFT", "dora_scale": "DoRA"}
+
+
+def identify(path: Path, allow_pickle: bool = False) -> Told:
+    """Say what a file or folder of weights is.
+
+    Args:
+        path: a file of tensors, or a folder in the layout of diffusers.
+        allow_pickle: look into pickles too.
+
+    Returns:
+        What is known, by what it is called: ``kind`` always, and as it applies ``parts``, ``dtype``, ``prediction``,
+        ``moving average``, ``naming``, ``rank``, ``title``, and so on.
+
+    Raises:
+        UserError: it is missing or damaged, or a pickle that is not allowed.
+    """
+    if path.is_dir():
+        return _folder(path)
+    stored = open_stored(path, allow_pickle)
+    told = _kind(stored)
+    fields = ("title", "architecture", "author", "date", "license", "resolution")
+    header = {name: stored.metadata.get(f"modelspec.{name}", "") for name in fields}
+    return {
+        **told,
+        "dtype": dtypes_in(stored.dtypes.values()),
+        **{key: value for key, value in header.items() if value},
+    }
+
+
+def dtypes_in(dtypes: Iterable[str]) -> str:
+    """The dtypes of some tensors, the most frequent first."""
+    return ", ".join(name for name, _ in Counter(dtypes).most_common())
+
+
+def _kind(stored: Stored) -> Told:
+    for look in (_lora, _embedding, _controlnet):
+        told = look(stored.shapes)
+        if told is not None:
+            return told
+    try:
+        configs = told_configs(stored.metadata)
+        outline = outline_of(stored, configs)
+    except UserError as error:
+        return {"kind": "tensors of no model that is known", "because": str(error)}
+    names = list(outline.sources)
+    own = "a model of a shape of its own" if "unet" in names else f"{' and '.join(names)} alone"
+    told = {"kind": outline.family.title if outline.family else own, "form": "single file"}
+    told["parts"] = ", ".join(f"{part} ({len(sources)} tensors)" for part, sources in outline.sources.items())
+    if outline.prediction:
+        told["prediction"] = f"{outline.prediction} ({_EVIDENCE[str(outline.prediction_from)]})"
+    told["moving average"] = "yes" if any(name.startswith(EMA) for name in stored.shapes) else "no"
+    return told
+
+
+_EVIDENCE = {
+    "header": "says the header",
+    "marker": "says a marker among the tensors",
+    "training step": "known by its training step",
+    "family": "as all of its family",
+    "assumed": "assumed: the tensors of 2.0-base and 2.1-base, which predict epsilon, look the same",
+}
+
+
+def _lora(shapes: Shapes) -> Told | None:
+    other = sorted({name for tail, name in _OTHER_ADAPTERS.items() for key in shapes if key.endswith(tail)})
+    ranks = Counter(shape[0] for key, shape in shapes.items() if shape and _LORA_DOWN.search(key))
+    if not ranks:
+        return {"kind": f"an adapter that is no plain LoRA ({', '.join(other)})"} if other else None
+    told = {"kind": "LoRA" + (f" with {', '.join(other)}" if other else ""), "naming": _naming(shapes)}
+    told["rank"] = ", ".join(str(rank) for rank, _ in ranks.most_common())
+    told["layers"] = str(sum(ranks.values()))
+    text = [key for key in shapes if re.match(r"(lora_te|text_encoder)", key)]
+    told["parts"] = "unet, text encoder" if text and len(text) < len(shapes) else "text encoder" if text else "unet"
+    return told
+
+
+def _naming(shapes: Shapes) -> str:
+    if any(key.startswith("lora_") for key in shapes):
+        return "kohya"
+    if any(key.startswith("base_model.model.") for key in shapes):
+        return "peft"
+    return "diffusers" if any(".lora_A." in key for key in shapes) else "diffusers (before peft)"
+
+
+def _embedding(shapes: Shapes) -> Told | None:
+    if set(shapes) == {"clip_l", "clip_g"}:
+        return {"kind": "textual inversion for Stable Diffusion XL", **_vectors(shapes["clip_l"])}
+    for name in ("emb_params", "*"):  # of web UIs: safetensors, and the contents of a pickle's string_to_param
+        if name in shapes:
+            return {"kind": "textual inversion", **_vectors(shapes[name])}
+    if len(shapes) == 1:
+        name, shape = next(iter(shapes.items()))
+        if "." not in name and len(shape) in (1, 2):
+            return {"kind": "textual inversion", "word": name, **_vectors(shape)}
+    return None
+
+
+def _vectors(shape: tuple[int, ...]) -> Told:
+    *rows, width = shape or (0,)
+    return {"width": str(width), "tokens": str(rows[0] if rows else 1)}
+
+
+def _controlnet(shapes: Shapes) -> Told | None:
+    telling: dict[str, Callable[[str], bool]] = {
+        "CompVis": lambda key: key.startswith("control_model."),
+        "diffusers": lambda key: key.startswith("controlnet_cond_embedding."),
+    }
+    for naming, is_one in telling.items():
+        if any(is_one(key) for key in shapes):
+            return {"kind": "ControlNet", "naming": naming}
+    return None
+
+
+def _folder(folder: Path) -> Told:
+    if (folder / "model_index.json").is_file():
+        index = read_json(folder / "model_index.json")
+        parts = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
+        told = {"kind": str(index.get("_class_name")), "form": "folder in the layout of diffusers"}
+        return {**told, "parts": ", ".join(parts), "variants": _variants(folder / part for part in parts)}
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        kind = config.get("_class_name") or ", ".join(config.get("architectures") or ["of no stated class"])
+        return {"kind": str(kind), "form": "folder of one part", "variants": _variants([folder])}
+    raise UserError(f"{folder} is no folder of a model: it has neither model_index.json nor config.json")
+
+
+def _variants(folders: Iterable[Path]) -> str:
+    found = set()
+    for folder in folders:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        for stem in STEMS:
+            found |= {name or "(none)" for name in variants_in(names, stem)}
+            found |= {f"{name or '(none)'} as pickle" for name in variants_in(names, stem, "bin")}
+    return ", ".join(sorted(found))

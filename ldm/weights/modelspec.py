@@ -1,0 +1,103 @@
+"""What the header of a single file says of the model: the ``modelspec.*`` fields, version 1.0.1, and our own.
+
+The fields are those of Stability AI's model metadata standard. Our own field has the configurations of the parts, so
+that a model of any shape comes back as it was; other programs pass it over.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import UserError
+from ldm.weights.families import Part
+
+CONFIGS = "ldm.configs"
+VERSION = "1.0.1"
+_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # in the standard's words -> in diffusers'
+_NO_HASH = "0x" + 64 * "0"
+_CODE = {
+    "v1": "https://github.com/CompVis/stable-diffusion",
+    "v2": "https://github.com/Stability-AI/stablediffusion",
+    "xl": "https://github.com/Stability-AI/generative-models",
+}
+
+
+def describe_parts(parts: Mapping[str, Part], title: str) -> dict[str, str]:
+    """The header of a single file of these parts; ``sign`` fills in the hash."""
+    prediction = parts["scheduler"].config.get("prediction_type", "epsilon") if "scheduler" in parts else None
+    unet = parts["unet"].config if "unet" in parts else {}
+    fields = {
+        "sai_model_spec": VERSION,
+        "architecture": _architecture(unet, prediction),
+        "implementation": _CODE[_generation(unet)],
+        "title": title,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "hash_sha256": _NO_HASH,
+    }
+    names = {theirs: name for name, theirs in _PREDICTIONS.items()}
+    if prediction in names:
+        fields["prediction_type"] = names[prediction]
+    side = _side(parts)
+    if side:
+        fields["resolution"] = f"{side}x{side}"
+    configs = json.dumps({name: part.config for name, part in parts.items()})
+    return {**{f"modelspec.{key}": value for key, value in fields.items()}, CONFIGS: configs}
+
+
+def _generation(unet: Mapping[str, Any]) -> str:
+    if unet.get("addition_embed_type") == "text_time":
+        return "xl"
+    return "v2" if unet.get("cross_attention_dim") == 1024 else "v1"
+
+
+def _architecture(unet: Mapping[str, Any], prediction: str | None) -> str:
+    kind = {"v1": "v1", "v2": "v2-768-v" if prediction == "v_prediction" else "v2-512", "xl": "xl-v1-base"}
+    tail = "-inpainting" if unet.get("in_channels") == 9 else ""
+    return f"stable-diffusion-{kind[_generation(unet)]}{tail}"
+
+
+def _side(parts: Mapping[str, Part]) -> int | None:
+    """Height and width of the pictures that a model was trained at."""
+    size = parts["unet"].config.get("sample_size") if "unet" in parts else None
+    if not isinstance(size, int) or "vae" not in parts:
+        return None
+    return size * 2 ** (len(parts["vae"].config["block_out_channels"]) - 1)
+
+
+def sign(path: Path) -> None:
+    """Put the hash of all tensors into the header of a file that ``describe_parts`` made the header of."""
+    with path.open("r+b") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        header = file.read(start - 8)
+        digest = hashlib.sha256()
+        while block := file.read(1 << 22):
+            digest.update(block)
+        # of the same length, so that nothing moves
+        file.seek(8 + header.index(_NO_HASH.encode()))
+        file.write(f"0x{digest.hexdigest()}".encode())
+
+
+def told_prediction(metadata: Mapping[str, str]) -> str | None:
+    """The prediction type that a header states, in diffusers' words."""
+    return _PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
+
+
+def told_configs(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The configurations that we have put into a header; none in the files of others.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    try:
+        found = json.loads(metadata.get(CONFIGS, "{}"))
+        valid = isinstance(found, dict) and all(isinstance(config, dict) for config in found.values())
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UserError(f"{CONFIGS} in its header is damaged")
+    return found
