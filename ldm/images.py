@@ -10,9 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.errors import UserError, choose
+from ldm.metadata.embed import save_options
+from ldm.metadata.record import Record
 from ldm.publishing import disk_trouble, write_whole
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_LONGEST_SIDE = {"PNG": 2**31 - 1, "JPEG": 65500, "WEBP": 16383}  # in pixels
 
 
 def to_signed(images: Tensor) -> Tensor:
@@ -70,16 +73,26 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"nothing can be written in {folder}: no permission to write in {nearest}")
 
 
-def save_image(image: Image.Image, path: Path) -> None:
+def save_image(image: Image.Image, path: Path, record: Record | None = None) -> None:
     """Write one picture; its format follows the name. Written beside and renamed, so never half there.
 
+    Args:
+        image: of mode L or RGB.
+        path: where to; its folder is made.
+        record: how the picture was drawn; goes into the file, for other programs too.
+
     Raises:
-        UserError: the name's ending is no known format, or the folder cannot be written.
+        UserError: the name's ending is no known format, the format cannot hold this picture or record, or the
+            folder cannot be written.
     """
-    choose(path.suffix.lower(), FORMATS, "picture format")
+    format = FORMATS[choose(path.suffix.lower(), FORMATS, "picture format")]
+    if max(image.size) > _LONGEST_SIDE[format]:
+        size = f"{image.width} x {image.height}"
+        raise UserError(f"{path} cannot be written: {format} holds {_LONGEST_SIDE[format]} pixels a side, not {size}")
+    options = save_options(format, record)
     with disk_trouble(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda place: image.save(place, format=FORMATS[path.suffix.lower()]))
+        write_whole(path, lambda place: image.save(place, format=format, **options))
 
 
 def save_grid(images: Tensor, path: Path, columns: int, scale: int = 1) -> None:

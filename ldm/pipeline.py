@@ -28,7 +28,8 @@ from ldm.errors import UserError
 from ldm.images import to_pil
 from ldm.models.unet import UNet
 from ldm.text_conditioner import TextConditioner
-from ldm.weights.model import Model, load_model, resolve
+from ldm.weights.model import Model
+from ldm.weights.opening import Loading, open_model
 
 NOTHING = Inputs()
 EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
@@ -280,15 +281,18 @@ def load(
     dtype: str | None = None,
     attention: str = "sdpa",
     compile: bool = False,
+    **weights: object,
 ) -> Pipeline:
     """Read a model and make it ready to draw.
 
     Args:
-        place: a model folder, a run of ``ldm train``, or None for the model that comes with the package.
+        place: a model folder, a run of ``ldm train``, a single file, ``owner/name`` on the Hugging Face hub, or None
+            for the model that comes with the package.
         device: ``cpu``, ``cuda``, ...; None picks.
         dtype: ``fp32``, ``bf16`` or ``fp16``; None picks the fastest that the device computes well in.
         attention: ``sdpa``, ``xformers`` or ``math``.
         compile: compile the U-Net with ``torch.compile``; pays after some dozens of pictures.
+        **weights: fields of ``ldm.weights.opening.Loading``: ``variant``, ``vae``, ``loras``, ``embeddings``, ...
 
     Raises:
         UserError: the model or an option is not to be had.
@@ -297,5 +301,5 @@ def load(
 
     where = accel.pick_device(device)
     kind = accel.pick_dtype(dtype, where)
-    model = load_model(EMBEDDED if place is None else resolve(place))
+    model = open_model(EMBEDDED if place is None else place, Loading.checked(weights), kind)
     return Pipeline(accel.prepare_model(model, where, kind, attention, compile), where, kind)

@@ -11,7 +11,7 @@ opened is a character like any other.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 _TOKEN = re.compile(
@@ -46,6 +46,25 @@ def parse(prompt: str) -> list[list[Span]]:
 def plain(prompt: str) -> list[list[Span]]:
     """A prompt in which brackets are brackets, in the form that ``parse`` gives."""
     return [[Span(prompt)]]
+
+
+def expand(prompt: str, tokenizer: Any) -> str:
+    """Write every token of each learned word of several vectors where a prompt has the word.
+
+    The tokenizer finds a word in either case and inside longer words, and so does this.
+    """
+    added = tokenizer.get_added_vocab()
+    words = {}
+    for token in added:
+        rest = 1
+        while f"{token}_{rest}" in added:
+            rest += 1
+        words[token.lower()] = " ".join([token, *(f"{token}_{i}" for i in range(1, rest))])
+    if not words:
+        return prompt
+    longest_first = sorted(words, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+    return pattern.sub(lambda match: words.get(match[0].lower(), match[0]), prompt)
 
 
 def _spans(prompt: str) -> list[tuple[str, float]]:

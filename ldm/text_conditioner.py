@@ -18,7 +18,7 @@ from torch import Tensor
 from ldm.conditioner import Condition
 from ldm.diffusion.context import Context
 from ldm.errors import UserError
-from ldm.prompts import Span, parse, plain
+from ldm.prompts import Span, expand, parse, plain
 
 
 class Tower(NamedTuple):
@@ -134,7 +134,8 @@ class TextConditioner:
         for part in parts:
             row: list[tuple[int, float]] = []
             for text, weight in part:
-                row += [(i, weight) for i in tokenizer(text, add_special_tokens=False, verbose=False).input_ids]
+                words = expand(text, tokenizer)
+                row += [(i, weight) for i in tokenizer(words, add_special_tokens=False, verbose=False).input_ids]
             for start in range(0, max(1, len(row)), room):
                 ids.append([i for i, _ in row[start : start + room]])
                 weights.append([weight for _, weight in row[start : start + room]])

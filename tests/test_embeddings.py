@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ldm.errors import UserError
+from ldm.prompts import expand
 from ldm.training.clip_task import learn_tokenizer
-from ldm.weights.embeddings import Embedding, add_embedding, expand, load_embedding
+from ldm.weights.embeddings import Embedding, add_embedding, load_embedding
 
 WINDOW, WIDTH = 24, 16
 PROMPT = "a photo of <cat-toy> on a table, <cat-toy>"

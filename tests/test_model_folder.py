@@ -186,7 +186,7 @@ def test_a_model_index_of_stable_diffusion_is_understood(copy: Callable[[str], P
     write_json(folder / "model_index.json", index)
     model = load_model(folder)
     assert model.size == (32, 32)  # the U-Net's sample_size times the VAE's factor
-    assert model.defaults == {}
+    assert model.defaults == {"sampler": "ddim leading", "steps": 50, "guidance": 7.5}  # as diffusers would
 
 
 def test_a_run_means_its_newest_checkpoint(whole: dict[str, Path], tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ class Sampler:
         rule: one of the generators above, options bound.
         spacing: default spacing of times on a discrete process.
         stochastic: draws noise on the way, which must be Gaussian.
-        whole: ``linspace`` and ``karras`` times are told to the network rounded.
+        whole: times of ``linspace`` and of the spacings by noise level are told to the network rounded.
         skip_last: lays one more time and leaves out the last (DPM-Solver).
         model_end: ends where the model's scheduler says (``set_alpha_to_one``), not always at clean.
         steps: default number of steps.
@@ -252,20 +252,21 @@ def _plain(name: str) -> str:
 
 
 _NAMES = {_plain(n): key for key, row in SAMPLERS.items() for n in (key, *row.aliases)}
+_ENDINGS = {"": None, **{_plain(name): name for name in SPACINGS}, "alignyoursteps": "ays"}
 
 
 def find_sampler(name: str) -> Sampler:
     """The row for a name as users type it: ``ddim``, ``Euler a``, ``DPM++ 2M Karras``, ``k_euler_a``.
 
-    A name that ends in a spacing (karras, trailing, ...) is the sampler on those times.
+    A name that ends in a spacing (karras, exponential, ays, beta, trailing, ...) is the sampler on those times.
 
     Raises:
         UserError: no such sampler; the message lists them.
     """
     plain = _plain(name)
-    for spacing in ("", *SPACINGS):
-        if plain.endswith(spacing) and plain.removesuffix(spacing) in _NAMES:
-            row = SAMPLERS[_NAMES[plain.removesuffix(spacing)]]
+    for ending, spacing in _ENDINGS.items():
+        if plain.endswith(ending) and plain.removesuffix(ending) in _NAMES:
+            row = SAMPLERS[_NAMES[plain.removesuffix(ending)]]
             return replace(row, spacing=spacing, spacing_named=True) if spacing else row
     choose(name, SAMPLERS, "sampler")
     raise AssertionError("unreachable: a name in the table is found above")

@@ -14,7 +14,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -28,10 +28,10 @@ from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig, rename_old_attention
 from ldm.schema import explain_all
 from ldm.text_conditioner import Tower
-from ldm.weights.files import load_into, read_json, read_tensors, write_json, write_tensors
+from ldm.weights.files import load_into, read_json, write_json, write_tensors
+from ldm.weights.variants import read_weights, weights_name
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-TOWER_WEIGHTS = "model.safetensors"
+STEM, TOWER_STEM = "diffusion_pytorch_model", "model"  # of the files with weights
 _TOWER = "text_model."  # prefix of a text encoder's tensors in files; transformers 5 has none in memory
 
 
@@ -70,19 +70,36 @@ def save_module(module: nn.Module, folder: Path, dtype: torch.dtype | None = Non
     folder.mkdir(parents=True)
     write_json(folder / "config.json", describe(module))
     tensors = module.state_dict()
-    write_tensors(folder / WEIGHTS, {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
+    write_tensors(folder / weights_name(STEM), {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
 
 
-def load_module(folder: Path) -> nn.Module:
-    """Build a module from its folder, on the CPU and in the dtype of its file.
+class Reading(NamedTuple):
+    """How weights are read.
+
+    Attributes:
+        variant: which file of a part, such as ``fp16`` in ``model.fp16.safetensors``.
+        dtype: convert to this one, tensor by tensor; otherwise they are as in the file.
+        allow_pickle: also read ``.bin`` and ``.ckpt``; see ``ldm.weights.pickles``.
+    """
+
+    variant: str | None = None
+    dtype: torch.dtype | None = None
+    allow_pickle: bool = False
+
+
+AS_THEY_ARE = Reading()
+
+
+def load_module(folder: Path, how: Reading = AS_THEY_ARE) -> nn.Module:
+    """Build a module from its folder, on the CPU.
 
     Raises:
         UserError: a file is missing, damaged or of another kind.
     """
     path = folder / "config.json"
     module = build_empty(read_json(path), path)
-    tensors = read_tensors(folder / WEIGHTS)
-    fill_module(module, tensors, folder / WEIGHTS)
+    stem = TOWER_STEM if is_text_encoder(module) else STEM
+    fill_module(module, read_weights(folder, stem, *how), folder / weights_name(stem, how.variant))
     return module
 
 
@@ -139,7 +156,7 @@ def save_tower(tower: Tower, folder: Path, dtype: torch.dtype | None = None, suf
     target.mkdir(parents=True)
     write_json(target / "config.json", {**config, "architectures": [type(encoder).__name__]})
     tensors = {tower_name(k): v for k, v in encoder.state_dict().items()}
-    write_tensors(target / TOWER_WEIGHTS, {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
+    write_tensors(target / weights_name(TOWER_STEM), {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
     vocabulary = folder / f"tokenizer{suffix}"
     tokenizer.save_pretrained(vocabulary)
     pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -153,20 +170,18 @@ def tower_name(name: str) -> str:
     return name if name.startswith((_TOWER, "text_projection.")) else _TOWER + name
 
 
-def load_tower(folder: Path, suffix: str = "") -> Tower:
+def load_tower(folder: Path, suffix: str = "", how: Reading = AS_THEY_ARE) -> Tower:
     """Read ``text_encoder/`` and ``tokenizer/`` of a model folder; with suffix ``_2``, the second of SDXL.
 
     Raises:
         UserError: a file is missing or damaged, or the two do not belong together.
     """
     place = folder / f"text_encoder{suffix}"
-    config = read_json(place / "config.json")
-    encoder = build_empty(config, place / "config.json")
+    encoder: Any = load_module(place, how)
     if not is_text_encoder(encoder):
         raise UserError(f"{place} holds a {type(encoder).__name__}, not a text encoder of CLIP")
-    fill_module(encoder, read_tensors(place / TOWER_WEIGHTS), place / TOWER_WEIGHTS)
     tokenizer = _load_tokenizer(folder / f"tokenizer{suffix}")
-    size, known = len(tokenizer), getattr(encoder.config, "vocab_size", 0)
+    size, known = len(tokenizer), encoder.config.vocab_size
     if size > known:
         raise UserError(f"{folder / f'tokenizer{suffix}'} has {size} tokens, and {place} knows {known}")
     return Tower(encoder, tokenizer)

@@ -167,22 +167,3 @@ def _fitting(encoder: Any, embedding: Embedding, tower: str) -> Tensor:
     if len(vectors) > room:
         raise UserError(f"the embedding {word!r} has {len(vectors)} vectors, and a prompt has room for {room}")
     return vectors
-
-
-def expand(prompt: str, tokenizer: Any) -> str:
-    """Write every token of each learned word of several vectors where a prompt has the word.
-
-    The tokenizer finds a word in either case and inside longer words, and so does this.
-    """
-    added = tokenizer.get_added_vocab()
-    words = {}
-    for token in added:
-        rest = 1
-        while f"{token}_{rest}" in added:
-            rest += 1
-        words[token.lower()] = " ".join([token, *(f"{token}_{i}" for i in range(1, rest))])
-    if not words:
-        return prompt
-    longest_first = sorted(words, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
-    return pattern.sub(lambda match: words.get(match[0].lower(), match[0]), prompt)

@@ -21,8 +21,9 @@ from ldm.models.vae import AutoencoderKL
 from ldm.publishing import disk_trouble, replacing
 from ldm.schema import Settings
 from ldm.text_conditioner import TextConditioner
-from ldm.weights.components import load_module, load_tower, save_module, save_tower
+from ldm.weights.components import AS_THEY_ARE, Reading, load_module, load_tower, save_module, save_tower
 from ldm.weights.files import read_json, write_json
+from ldm.weights.habits import habits
 
 INDEX = "model_index.json"
 _TOWERS = ("", "_2")  # suffixes of text_encoder and tokenizer
@@ -146,7 +147,7 @@ def _pipeline_of_diffusers(model: Model) -> tuple[str, dict[str, Any]]:
     return f"StableDiffusion{inpaint}Pipeline", {**{n: [None, None] for n in _NULL}, "requires_safety_checker": False}
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: Path, how: Reading = AS_THEY_ARE) -> Model:
     """Read a model folder.
 
     Raises:
@@ -161,25 +162,52 @@ def load_model(folder: Path) -> Model:
     if unknown:
         raise UserError(f"{folder / INDEX} lists {', '.join(unknown)}; known parts are {', '.join(_PARTS)}")
     own = read_own(index, folder / INDEX)
-    process, prediction = _read_process(folder / "scheduler" / "scheduler_config.json")
-    net = load_module(folder / "unet")
+    net = load_module(folder / "unet", how)
     if not isinstance(net, UNet | ToyUNet):
         raise UserError(f"{folder / 'unet'} holds a {type(net).__name__}, not a network that denoises")
-    config = net.config
-    codec = VAECodec(load_vae(folder)) if "vae" in parts else PixelCodec(config.in_channels)
-    conditioner = _load_conditioner(folder, parts, bool(index.get("force_zeros_for_empty_prompt", False)))
-    _check_fit(folder, config, codec, conditioner)
-    side = codec.factor * getattr(config, "sample_size", 1)
+    codec = VAECodec(load_vae(folder, how)) if "vae" in parts else PixelCodec(net.config.in_channels)
+    conditioner = _load_conditioner(folder, parts, bool(index.get("force_zeros_for_empty_prompt", False)), how)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    model = assemble(net, codec, conditioner, read_json(scheduler), folder, scheduler)
+    model.size = own.size or model.size
+    # those of a model that was trained here are its own; of others, their scheduler tells
+    model.defaults = own.defaults.model_dump(exclude_none=True) if "_ldm" in index else model.defaults
+    model.provenance = own.provenance
+    return model
+
+
+def assemble(
+    net: UNet | ToyUNet,
+    codec: Codec,
+    conditioner: Conditioner,
+    scheduler: dict[str, Any],
+    place: Path,
+    scheduler_place: Path,
+) -> Model:
+    """A model of these parts, which were read from ``place``.
+
+    Args:
+        scheduler: the ``scheduler_config.json``, from ``scheduler_place``.
+
+    Raises:
+        UserError: they are not parts of one model, or the scheduler cannot be honoured.
+    """
+    try:
+        process, prediction = ProcessConfig.from_diffusers(scheduler)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{scheduler_place}: {error}") from error
+    _check_fit(place, net.config, codec, conditioner)
+    side = codec.factor * getattr(net.config, "sample_size", 1)
+    towers = len(conditioner.towers) if isinstance(conditioner, TextConditioner) else 0
     return Model(
         net=net,
         process=process,
         prediction=prediction,
         codec=codec,
         conditioner=conditioner,
-        size=own.size or (side, side),
-        defaults=own.defaults.model_dump(exclude_none=True),
-        provenance=own.provenance,
-        folder=folder,
+        size=(side, side),
+        defaults=habits(scheduler, towers),
+        folder=place,
     )
 
 
@@ -208,44 +236,38 @@ def read_own(index: dict[str, Any], path: Path) -> Own:
     return own
 
 
-def _read_process(path: Path) -> tuple[ProcessConfig, str]:
-    config = read_json(path)
-    try:
-        return ProcessConfig.from_diffusers(config)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def _check_fit(folder: Path, config: UNetConfig | ToyUNetConfig, codec: Codec, conditioner: Conditioner) -> None:
+def _check_fit(place: Path, config: UNetConfig | ToyUNetConfig, codec: Codec, conditioner: Conditioner) -> None:
     """Refuse parts that are each whole, but not of one model."""
     read, given = config.in_channels, getattr(config, "out_channels", config.in_channels)
     if given != codec.channels or read not in (given, _inpainting_channels(given)):
-        raise UserError(f"{folder / 'unet'} maps {read} channels to {given}, but what it diffuses has {codec.channels}")
+        raise UserError(
+            f"{place}: the U-Net maps {read} channels to {given}, but what it diffuses has {codec.channels}"
+        )
     read = config.cross_attention_dim if isinstance(config, UNetConfig) and config.reads_context else None
     given = conditioner.width if isinstance(conditioner, LabelConditioner | TextConditioner) else None
     if read != given:
         raise UserError(
-            f"{folder / 'unet'} reads {f'a context {read} wide' if read else 'no context'}, but the folder's "
+            f"{place}: the U-Net reads {f'a context {read} wide' if read else 'no context'}, but the "
             f"conditioning is {f'{given} wide' if given else 'nothing'}"
         )
     pooled = conditioner.pooled_width if isinstance(conditioner, TextConditioner) else None
     wanted = getattr(config, "pooled_dim", None)
     if wanted != pooled:
         raise UserError(
-            f"{folder / 'unet'} reads a pooled prompt {wanted} wide, but the text encoders give one {pooled} wide"
+            f"{place}: the U-Net reads a pooled prompt {wanted} wide, but the text encoders give one {pooled} wide"
         )
 
 
-def load_vae(folder: Path) -> AutoencoderKL:
+def load_vae(folder: Path, how: Reading = AS_THEY_ARE) -> AutoencoderKL:
     """The autoencoder in ``folder/vae``."""
-    vae = load_module(folder / "vae")
+    vae = load_module(folder / "vae", how)
     if not isinstance(vae, AutoencoderKL):
         raise UserError(f"{folder / 'vae'} holds a {type(vae).__name__}, not an AutoencoderKL")
     return vae
 
 
-def _load_conditioner(folder: Path, parts: set[str], zero_for_none: bool) -> Conditioner:
-    towers = [load_tower(folder, suffix) for suffix in _TOWERS if f"text_encoder{suffix}" in parts]
+def _load_conditioner(folder: Path, parts: set[str], zero_for_none: bool, how: Reading) -> Conditioner:
+    towers = [load_tower(folder, suffix, how) for suffix in _TOWERS if f"text_encoder{suffix}" in parts]
     if towers:
         return TextConditioner(*towers, zero_for_none=zero_for_none)
     if "label_encoder" in parts:

@@ -1,0 +1,120 @@
+"""Pictures that others made: opened with care, and turned into plain 8-bit ones.
+
+A picture file is whatever somebody sent. It may be cut off, be no picture, or claim sizes that fill the memory, and
+Pillow's decoders raise whatever they trip over. Here all of that becomes one ``UserError`` that names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ldm.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+MAX_PIXELS = 2**26  # 8192 x 8192; half a gigabyte in float32 once it is a tensor, with another for its copy
+_ANIMATED = ("PNG", "WEBP", "GIF", "TIFF")  # in a JPEG, further frames are previews of the first
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+@contextlib.contextmanager
+def picture_trouble(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises over a file into a message that names it. Wrap calls of Pillow only.
+
+    Raises:
+        UserError: in place of any exception: on damaged files Pillow raises OSError, SyntaxError, ValueError,
+            TypeError, struct.error, zlib.error and others, by format and by version.
+    """
+    try:
+        yield
+    except Image.UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise UserError(f"{path} is no picture, or its beginning is damaged (readable: {formats})") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large to open: {error}") from error
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than there is") from error
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} cannot be read, as when it is damaged or cut off: {reason}") from error
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The picture at ``path`` with its header read and its pixels not yet.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it is no picture.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:  # a folder, no permission; ValueError: a NUL in the name
+        raise UserError(f"{path} cannot be opened: {error}") from error
+    with file:
+        with picture_trouble(path):
+            image = Image.open(file, formats=FORMATS)
+        with image:
+            yield image
+
+
+def open_picture(
+    path: Path | str, mode: Literal["RGB", "L"] = "RGB", background: tuple[int, int, int] = (255, 255, 255)
+) -> Image.Image:
+    """Open a picture to start from, or a mask.
+
+    It is turned as its EXIF orientation says. 16 bits become 8 by scaling. Transparent parts show ``background``.
+
+    Args:
+        path: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM of one frame and at most ``MAX_PIXELS`` pixels.
+        mode: of the result: ``RGB``, or ``L`` (luma, ITU-R 601-2).
+        background: RGB, 0..255 each.
+
+    Raises:
+        UserError: the file is missing, damaged, cut off, too large, animated, or of a kind that has no 8-bit form.
+    """
+    path = Path(path)
+    with opened(path) as image:
+        _check_extent(image, path)
+        with picture_trouble(path):
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+        if upright.mode == "F" or (upright.mode == "I" and image.format != "PPM"):  # those of a PPM are 16 bits
+            raise UserError(f"{path} has 32 bits per pixel, whose range is unknown: save it with 8 or 16")
+        with picture_trouble(path):
+            return _flattened(_eight_bits(upright), background).convert(mode)
+
+
+def _check_extent(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UserError(f"{path} has {image.width} x {image.height} pixels, and at most {MAX_PIXELS:,} are opened")
+    with picture_trouble(path):
+        frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
+    if frames > 1:
+        raise UserError(f"{path} has {frames} frames, and which is meant is unknown: save one as a picture of its own")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits to ``L`` or, where one grey is transparent, ``LA``; others as they are."""
+    if image.mode not in (*_SIXTEEN_BITS, "I"):
+        return image
+    wide = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _flattened(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Without transparency: what lies behind is ``background``."""
+    if not image.has_transparency_data:
+        return image
+    behind = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(behind, image.convert("RGBA"))

@@ -1,0 +1,198 @@
+"""A model from wherever it is: a folder, a run, a single file, a name on the hub; with what is put into it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldm.codec import VAECodec
+from ldm.errors import UserError
+from ldm.models.unet import UNet
+from ldm.models.vae import AutoencoderKL
+from ldm.schema import Settings
+from ldm.text_conditioner import TextConditioner, Tower
+from ldm.weights.clip_vocabulary import END, clip_tokenizer
+from ldm.weights.components import Reading, build_empty, fill_module, load_module
+from ldm.weights.embeddings import add_embedding, load_embedding
+from ldm.weights.families import Part
+from ldm.weights.hub import fetch, looks_like_name
+from ldm.weights.lora import merge_loras
+from ldm.weights.lora_files import read_lora
+from ldm.weights.model import Model, assemble, load_model, resolve
+from ldm.weights.single_file import SingleFile, read_single_file
+
+_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+_NO_TOKEN = "!"  # token 0, with which OpenCLIP fills its windows
+
+
+class Loading(Settings):
+    """What may be said about which weights are read.
+
+    Attributes:
+        variant: of a folder's or the hub's files, such as ``fp16``.
+        revision: commit, tag or branch of a name on the hub.
+        vae: a file or folder whose autoencoder takes the place of the model's.
+        ema: of a single file with both, the U-Net's moving average.
+        prediction: ``epsilon`` or ``v``, where a single file does not tell.
+        allow_pickle: also read pickles, by torch's restricted reader.
+        loras: files and weights, merged into the model.
+        embeddings: files of textual inversion.
+    """
+
+    variant: str | None = None
+    revision: str | None = None
+    vae: Path | None = None
+    ema: bool = False
+    prediction: str | None = None
+    allow_pickle: bool = False
+    loras: tuple[tuple[Path, float], ...] = ()
+    embeddings: tuple[Path, ...] = ()
+
+
+def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None) -> Model:
+    """Read a model, and put into it what is asked for.
+
+    Args:
+        place: a model folder, a run, a single file, or ``owner/name`` on the hub.
+        how: which weights.
+        dtype: convert all to this one while reading.
+
+    Raises:
+        UserError: it is not to be had, or something in ``how`` is not for it.
+    """
+    if how.prediction is not None and how.prediction not in _PREDICTIONS:
+        raise UserError(f"prediction should be one of {', '.join(_PREDICTIONS)}, got {how.prediction!r}")
+    path, reading = _locate(place, how), Reading(how.variant, dtype, how.allow_pickle)
+    vae = None if how.vae is None else _read_vae(how.vae, reading)
+    if path.is_file():
+        model = _from_file(path, how, dtype, vae)
+    else:
+        if how.ema:
+            raise UserError(f"ema is for single files that hold two U-Nets, and {path} is a folder")
+        model = load_model(resolve(path), reading)
+        model.prediction = how.prediction or model.prediction
+    if vae is not None:
+        model.codec = VAECodec(_in_place(vae, model, how.vae))
+    for file in how.embeddings:
+        _add_embedding(model, file, how.allow_pickle)
+    if how.loras:
+        targets = lora_targets(model)
+        merge_loras(targets, [(read_lora(file, targets), weight) for file, weight in how.loras])
+    return model
+
+
+def _locate(place: str | Path, how: Loading) -> Path:
+    if isinstance(place, str) and looks_like_name(place):
+        return fetch(place, how.revision, how.variant).path
+    if how.revision is not None:
+        raise UserError(f"revision is for names on the hub (owner/name), and {place} is none")
+    path = Path(place)
+    if path.is_file() and how.variant is not None:
+        raise UserError(f"variant is for folders with several files of weights, and {path} is a file")
+    return path if path.is_file() else resolve(path)
+
+
+def _from_file(path: Path, how: Loading, dtype: torch.dtype | None, vae: AutoencoderKL | None) -> Model:
+    prediction = _PREDICTIONS[how.prediction] if how.prediction else None
+    found = read_single_file(path, ema=how.ema, prediction=prediction, dtype=dtype, allow_pickle=how.allow_pickle)
+    wanted = {"unet", "text_encoder"} | ({"vae"} if vae is None else set())
+    lacking = sorted(wanted - found.parts.keys())
+    if lacking:
+        held = ", ".join(sorted(found.parts)) or "nothing"
+        raise UserError(f"{path} holds {held} and no {', '.join(lacking)}: it cannot draw by itself{_hint(lacking)}")
+    if found.prediction_from == "assumed":
+        print(f"{path.name} does not say what it predicts: {found.prediction} is assumed (prediction= says otherwise)")
+    build = functools.partial(_build, found, path)
+    net: Any = build("unet")
+    towers = [
+        Tower(build(name), clip_tokenizer(_pad(found.parts[name])))
+        for name in ("text_encoder", "text_encoder_2")
+        if name in found.parts
+    ]
+    conditioner = TextConditioner(*towers, zero_for_none=len(towers) > 1)
+    codec = VAECodec(_vae(build) if vae is None else _scaled(vae, found))
+    return assemble(net, codec, conditioner, found.parts["scheduler"].config, path, path)
+
+
+def _hint(lacking: list[str]) -> str:
+    return "; an autoencoder of its own can be given (vae)" if lacking == ["vae"] else ""
+
+
+def _build(found: SingleFile, path: Path, name: str) -> nn.Module:
+    part = found.parts[name]
+    module = build_empty(part.config, path)
+    fill_module(module, part.tensors, path)
+    part.tensors = {}
+    return module
+
+
+def _pad(part: Part) -> str:
+    """CLIP ViT-L fills its windows with the end token, the towers of OpenCLIP with token 0."""
+    return END if part.config.get("hidden_act") == "quick_gelu" else _NO_TOKEN
+
+
+def _vae(build: Callable[[str], nn.Module]) -> AutoencoderKL:
+    vae = build("vae")
+    assert isinstance(vae, AutoencoderKL)
+    return vae
+
+
+def _scaled(vae: AutoencoderKL, found: SingleFile) -> AutoencoderKL:
+    """Another autoencoder with the scale of the model in a file."""
+    scale = found.parts["vae"].config["scaling_factor"] if "vae" in found.parts else None
+    if scale is None and found.family is not None:
+        scale = found.family.scaling_factor
+    if scale is not None:
+        vae.config = vae.config.model_copy(update={"scaling_factor": scale})
+    return vae
+
+
+def _in_place(vae: AutoencoderKL, model: Model, place: Path | None) -> AutoencoderKL:
+    """The autoencoder from ``place``, with the model's scale: a file alone does not know which it is for."""
+    if not isinstance(model.codec, VAECodec):
+        raise UserError(f"vae is for latent models, and {model.folder} diffuses pixels")
+    if vae.config.latent_channels != model.codec.channels:
+        raise UserError(
+            f"{place} has latents of {vae.config.latent_channels} channels, and the model {model.codec.channels}"
+        )
+    vae.config = vae.config.model_copy(update={"scaling_factor": model.codec.scale})
+    return vae
+
+
+def _read_vae(place: Path, reading: Reading) -> AutoencoderKL:
+    if place.is_file():
+        found = read_single_file(place, dtype=reading.dtype, allow_pickle=reading.allow_pickle)
+        if "vae" not in found.parts:
+            raise UserError(f"{place} holds {', '.join(found.parts) or 'nothing'} and no autoencoder")
+        return _vae(functools.partial(_build, found, place))
+    folder = place if (place / "config.json").is_file() else place / "vae"
+    vae = load_module(folder, reading)
+    if not isinstance(vae, AutoencoderKL):
+        raise UserError(f"{folder} holds a {type(vae).__name__}, not an AutoencoderKL")
+    return vae
+
+
+def lora_targets(model: Model) -> dict[str, nn.Module]:
+    """What a LoRA may change, by the names that its files use.
+
+    Raises:
+        UserError: the model has no U-Net.
+    """
+    if not isinstance(model.net, UNet):
+        raise UserError("a LoRA changes a U-Net, and this model has none")
+    towers = model.conditioner.towers if isinstance(model.conditioner, TextConditioner) else ()
+    names = ("text_encoder", "text_encoder_2")
+    return {"unet": model.net, **{name: tower.encoder for name, tower in zip(names, towers, strict=False)}}
+
+
+def _add_embedding(model: Model, file: Path, allow_pickle: bool) -> None:
+    if not isinstance(model.conditioner, TextConditioner):
+        raise UserError(f"{file} teaches a text encoder a word, and this model has none")
+    embedding = load_embedding(file, allow_pickle)
+    for name, tower in zip(("text_encoder", "text_encoder_2"), model.conditioner.towers, strict=False):
+        add_embedding(tower.encoder, tower.tokenizer, embedding, name)
