@@ -1,4 +1,4 @@
-"""The command line: ``ldm generate``, ``ldm train``, ``ldm info``.
+"""The command line: ``ldm generate``, ``show``, ``replay``, ``train``, ``info``.
 
 Only typer is imported here; what a command needs, it imports when it runs, so that ``ldm --help`` is instant.
 Flags have no ranges of their own: the library checks them, with one message for the command line and for Python.
@@ -27,18 +27,60 @@ app = typer.Typer(
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="what to draw; for label models, a label")]
 MorePrompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="the same, as an option")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="picture to write; several get numbers")]
-ModelPlace = Annotated[str | None, typer.Option("--model", "-m", help="model folder or run; default: the one in ldm")]
+ModelPlace = Annotated[
+    str | None, typer.Option("--model", "-m", help="folder, run, file or hub name; default: ldm's own")
+]
 Negative = Annotated[str | None, typer.Option("--negative-prompt", "-n", help="what to stay away from")]
 Count = Annotated[int, typer.Option("--count", "--batch-count", "-c", help="pictures per prompt")]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="pictures drawn together")]
 Seed = Annotated[int | None, typer.Option("--seed", "-s", help="of the first picture; random when left out")]
 Sampler = Annotated[str | None, typer.Option("--sampler", help="ddim, euler_a, 'DPM++ 2M Karras', ...")]
-Spacing = Annotated[str | None, typer.Option("--scheduler", help="of times: leading, linspace, trailing, karras")]
+Spacing = Annotated[
+    str | None, typer.Option("--scheduler", help="of times: leading, linspace, trailing, karras, beta, ...")
+]
 Steps = Annotated[int | None, typer.Option("--steps", help="moves of the sampler")]
 Eta = Annotated[float | None, typer.Option("--eta", help="fresh noise of ddim: 0 (none) to 1 (as ddpm)")]
 Guidance = Annotated[float | None, typer.Option("--cfg-scale", "--guidance-scale", help="1 is no guidance")]
 Rescale = Annotated[float, typer.Option("--guidance-rescale", help="0 (off) to 1")]
 Interval = Annotated[tuple[float, float], typer.Option("--guidance-interval", help="guide where t/T lies between")]
+Apg = Annotated[bool, typer.Option("--apg", help="adaptive projected guidance: strong, and not oversaturated")]
+Syntax = Annotated[str, typer.Option("--prompt-syntax", help="a1111: (words:1.2) are weighed; plain: they are not")]
+ClipSkip = Annotated[int, typer.Option("--clip-skip", help="which layer of the text encoder, from the last: 1, 2, ...")]
+Variation = Annotated[int | None, typer.Option("--variation-seed", help="turn the start noise towards this seed's")]
+VariationBy = Annotated[float, typer.Option("--variation-strength", help="by this part of the way, 0 to 1")]
+Init = Annotated[Path | None, typer.Option("--init-image", "-i", help="picture to begin from")]
+Strength = Annotated[float | None, typer.Option("--strength", "--denoising-strength", help="part redrawn: 0.75")]
+Mask = Annotated[Path | None, typer.Option("--mask", help="white where the init image is drawn anew")]
+InvertMask = Annotated[bool, typer.Option("--invert-mask", help="draw where the mask is black")]
+MaskBlur = Annotated[float, typer.Option("--mask-blur", help="softens the mask's border, in pixels")]
+OnlyMasked = Annotated[bool, typer.Option("--only-masked", help="draw the masked region alone, at the full size")]
+Padding = Annotated[int, typer.Option("--padding", help="pixels around the region that --only-masked sees")]
+Outpaint = Annotated[
+    tuple[int, int, int, int] | None,
+    typer.Option("--outpaint", metavar="LEFT TOP RIGHT BOTTOM", help="pixels of room to add and draw in"),
+]
+OutpaintFill = Annotated[str, typer.Option("--outpaint-fill", help="what the room holds at first: edge or noise")]
+Fit = Annotated[str, typer.Option("--fit", help="how the init image comes to size: resize, crop or fill")]
+Controls = Annotated[
+    list[str] | None,
+    typer.Option("--control", metavar="NET=HINT[:SCALE[:START-END]]", help="a ControlNet's folder and a picture"),
+]
+Hires = Annotated[float, typer.Option("--hires-scale", help="draw a second time, this much larger")]
+HiresUpscaler = Annotated[str, typer.Option("--hires-upscaler", help="what is enlarged: latent, or by lanczos")]
+HiresStrength = Annotated[float, typer.Option("--hires-strength", help="part redrawn the second time")]
+HiresSteps = Annotated[int | None, typer.Option("--hires-steps", help="of the second time; default: the same")]
+Tiled = Annotated[bool, typer.Option("--tiled", "--vae-tiling", help="decode in bands: less memory, the same picture")]
+Loras = Annotated[list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT]", help="merged into the model")]
+Embeddings = Annotated[list[Path] | None, typer.Option("--embedding", help="a file of textual inversion")]
+OtherVae = Annotated[Path | None, typer.Option("--vae", help="file or folder of another autoencoder")]
+Variant = Annotated[str | None, typer.Option("--variant", help="which files of a folder, such as fp16")]
+Revision = Annotated[str | None, typer.Option("--revision", help="commit, tag or branch of a name on the hub")]
+Ema = Annotated[bool, typer.Option("--ema", help="of a single file with both, the averaged U-Net")]
+PredictionName = Annotated[str | None, typer.Option("--prediction", help="epsilon or v, where a file does not tell")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="also read .ckpt, .pt and .bin, restricted")]
+Picture = Annotated[Path, typer.Argument(metavar="PICTURE", help="a PNG, JPEG or WebP")]
+Verify = Annotated[bool, typer.Option("--verify", help="exit code 2 unless every pixel is the same")]
+ReplayOutput = Annotated[Path | None, typer.Option("--output", "-o", help="write the new picture here")]
 Width = Annotated[int | None, typer.Option("--width", "-W", help="pixels")]
 Height = Annotated[int | None, typer.Option("--height", "-H", help="pixels")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...")]
@@ -66,34 +108,68 @@ def generate(
     steps: Steps = None,
     eta: Eta = None,
     guidance: Guidance = None,
-    rescale: Rescale = 0.0,
-    interval: Interval = (0.0, 1.0),
+    guidance_rescale: Rescale = 0.0,
+    guidance_interval: Interval = (0.0, 1.0),
+    apg: Apg = False,
+    prompt_syntax: Syntax = "a1111",
+    clip_skip: ClipSkip = 1,
+    variation_seed: Variation = None,
+    variation_strength: VariationBy = 0.0,
     width: Width = None,
     height: Height = None,
+    init: Init = None,
+    strength: Strength = None,
+    mask: Mask = None,
+    invert_mask: InvertMask = False,
+    mask_blur: MaskBlur = 0.0,
+    only_masked: OnlyMasked = False,
+    padding: Padding = 32,
+    outpaint: Outpaint = None,
+    outpaint_fill: OutpaintFill = "edge",
+    fit: Fit = "resize",
+    controls: Controls = None,
+    hires_scale: Hires = 1.0,
+    hires_upscaler: HiresUpscaler = "latent",
+    hires_strength: HiresStrength = 0.7,
+    hires_steps: HiresSteps = None,
+    tiled: Tiled = False,
+    loras: Loras = None,
+    embeddings: Embeddings = None,
+    vae: OtherVae = None,
+    variant: Variant = None,
+    revision: Revision = None,
+    ema: Ema = False,
+    prediction: PredictionName = None,
+    allow_pickle: AllowPickle = False,
     device: Device = None,
     dtype: Dtype = None,
     attention: Attention = "sdpa",
-    compiled: Compile = False,
+    compile: Compile = False,
 ) -> None:
-    """Draw pictures from prompts, or from labels. An empty prompt draws anything."""
+    """Draw pictures from prompts, or from labels, or on from other pictures. An empty prompt draws anything."""
+    given = dict(locals())
     from ldm.commands import generate_pictures
+    from ldm.requests import drawing_of, loading_of, pictures_of
 
-    options = {
-        "sampler": sampler,
-        "steps": steps,
-        "eta": eta,
-        "spacing": scheduler,
-        "guidance": guidance,
-        "guidance_rescale": rescale,
-        "guidance_interval": interval,
-        "negative": negative,
-        "height": height,
-        "width": width,
-        "batch_size": batch_size,
-    }
-    loading = {"device": device, "dtype": dtype, "attention": attention, "compile": compiled}
     asked = [*(prompts or []), *(prompt or [])] or [""]
-    generate_pictures(asked, output, model, count, seed, loading, options)
+    loading, drawing, pictures = loading_of(given), drawing_of(given), pictures_of(given)
+    generate_pictures(asked, output, model, count, seed, loading, drawing, pictures)
+
+
+@app.command()
+def show(picture: Picture) -> None:
+    """Say how a picture was made, by ldm or another program."""
+    from ldm.metadata.show import describe_picture
+
+    print(describe_picture(picture))
+
+
+@app.command()
+def replay(picture: Picture, output: ReplayOutput = None, model: ModelPlace = None, verify: Verify = False) -> None:
+    """Draw a picture again from its record, and say whether every pixel is the same."""
+    from ldm.commands import replay_picture
+
+    replay_picture(picture, output, model, verify)
 
 
 @app.command()

@@ -7,12 +7,14 @@ brings latents to unit variance is applied here and nowhere else.
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ldm.models.vae import AutoencoderKL, sample_moments, split_moments
+from ldm.tiling import tiled_decode, tiled_encode
 
 
 class Codec(Protocol):
@@ -22,6 +24,7 @@ class Codec(Protocol):
         channels: channels of the diffused space.
         factor: how many pixels along each side one of its positions stands for.
         bounds: values of the diffused space lie in -bounds .. bounds; None where nothing is known.
+        colours: channels of a picture.
     """
 
     @property
@@ -30,9 +33,11 @@ class Codec(Protocol):
     def factor(self) -> int: ...
     @property
     def bounds(self) -> float | None: ...
+    @property
+    def colours(self) -> int: ...
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in -1..1 to what can be kept: the slow half."""
+    def encode(self, images: Tensor, tiled: bool = False) -> Tensor:
+        """Pictures (B, C, H, W) in -1..1 to what can be kept: the slow half; ``tiled`` takes less memory."""
         ...
 
     def latents(self, encoded: Tensor, noise: Tensor) -> Tensor:
@@ -43,8 +48,8 @@ class Codec(Protocol):
         """The most likely x0 for what ``encode`` gave."""
         ...
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """x0 (B, channels, h, w) to pictures (B, C, H, W) in -1..1, float32."""
+    def decode(self, latents: Tensor, tiled: bool = False) -> Tensor:
+        """x0 (B, channels, h, w) to pictures (B, C, H, W) in -1..1, float32; ``tiled`` takes less memory."""
         ...
 
 
@@ -55,9 +60,9 @@ class PixelCodec:
     bounds = 1.0
 
     def __init__(self, channels: int) -> None:
-        self.channels = channels
+        self.channels = self.colours = channels
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, tiled: bool = False) -> Tensor:
         return images
 
     def latents(self, encoded: Tensor, noise: Tensor) -> Tensor:
@@ -66,7 +71,7 @@ class PixelCodec:
     def mean(self, encoded: Tensor) -> Tensor:
         return encoded
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, tiled: bool = False) -> Tensor:
         return latents.float().clamp(-1, 1)
 
 
@@ -82,13 +87,15 @@ class VAECodec:
     def __init__(self, vae: AutoencoderKL) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.channels = vae.config.latent_channels
+        self.colours = vae.config.in_channels
         self.factor = vae.config.factor
         self.scale = vae.config.scaling_factor
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, tiled: bool = False) -> Tensor:
         weight = self.vae.last_layer
+        images = images.to(weight.device, weight.dtype)
         with torch.no_grad():
-            return self.vae.encode(images.to(weight.device, weight.dtype)).float()
+            return (tiled_encode(self.vae, images) if tiled else self.vae.encode(images)).float()
 
     def latents(self, encoded: Tensor, noise: Tensor) -> Tensor:
         return sample_moments(encoded, noise) * self.scale
@@ -96,7 +103,16 @@ class VAECodec:
     def mean(self, encoded: Tensor) -> Tensor:
         return split_moments(encoded)[0] * self.scale
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, tiled: bool = False) -> Tensor:
+        images = self._decode(latents, tiled)
+        if self.vae.last_layer.dtype == torch.float16 and not bool(images.isfinite().all()):
+            # Half precision ends at 65504, and the activations of some autoencoders go beyond.
+            print("the autoencoder overflows in fp16: decoding again, and from now on, in fp32", file=sys.stderr)
+            self.vae.float()
+            images = self._decode(latents, tiled)
+        return images.clamp(-1, 1)
+
+    def _decode(self, latents: Tensor, tiled: bool) -> Tensor:
+        latents = (latents / self.scale).to(self.vae.last_layer.dtype)
         with torch.no_grad():
-            images = self.vae.decode((latents / self.scale).to(self.vae.last_layer.dtype))
-        return images.float().clamp(-1, 1)
+            return (tiled_decode(self.vae, latents) if tiled else self.vae.decode(latents)).float()

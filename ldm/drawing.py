@@ -28,6 +28,8 @@ class Drawing(Settings):
             told it, and are called once.
         guidance_rescale: 0..1.
         guidance_interval: part of the way, in t / T, in which to guide.
+        apg: adaptive projected guidance in place of the plain kind; see ``ldm.diffusion.apg``, also for
+        apg_eta, apg_norm_threshold, apg_momentum.
         negative: what to guide away from; the empty condition by default.
         prompt_syntax: ``a1111``: brackets weigh words, see ``ldm.prompts``; ``plain``: they are brackets.
         clip_skip: which layer of the text encoder is read, from the last: 1 is the one it was trained with.
@@ -39,6 +41,10 @@ class Drawing(Settings):
         original_size, crop_top_left, target_size: what SDXL is told: height and width that the picture is to look
             as if scaled from, the corner it is to look as if cropped at, and its own; by default its own size
             twice, and uncropped.
+        hires_scale: draw a second time, this much larger, from the enlarged first picture; 1 is off,
+        hires_upscaler: what is enlarged: ``latent`` or, decoded, by ``lanczos``,
+        hires_strength, hires_steps: as ``strength`` and ``steps``, of the second time; by default 0.7 and the same.
+        tiled: decode and encode in bands: less memory, the same picture.
         batch_size: pictures drawn together; on a CPU in float32 each is drawn by itself.
     """
 
@@ -49,6 +55,10 @@ class Drawing(Settings):
     guidance: float | None = None
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    apg: bool = False
+    apg_eta: float = 0.0
+    apg_norm_threshold: float = Field(default=15.0, gt=0)
+    apg_momentum: float = Field(default=-0.5, gt=-1, lt=1)
     negative: Condition = None
     prompt_syntax: Literal["a1111", "plain"] = "a1111"
     clip_skip: int = Field(default=1, ge=1)
@@ -60,6 +70,11 @@ class Drawing(Settings):
     original_size: tuple[PositiveInt, PositiveInt] | None = None
     crop_top_left: tuple[int, int] | None = None
     target_size: tuple[PositiveInt, PositiveInt] | None = None
+    hires_scale: float = Field(default=1.0, ge=1, le=16)
+    hires_upscaler: Literal["latent", "lanczos"] = "latent"
+    hires_strength: float = Field(default=0.7, gt=0, le=1)
+    hires_steps: int | None = Field(default=None, ge=1)
+    tiled: bool = False
     batch_size: int = Field(default=16, ge=1)
 
 
@@ -81,6 +96,12 @@ class Inputs:
         if self.mask is not None:
             if self.init is None:
                 raise UserError("a mask says which part of a picture to keep: give the picture (init) too")
+            if self.mask.ndim != 4 or self.mask.shape[1] != 1:
+                raise UserError(f"the mask should be (N, 1, H, W), got {tuple(self.mask.shape)}")
+            if not bool(((self.mask >= 0) & (self.mask <= 1)).all()):
+                raise UserError(
+                    f"values of the mask should be 0 to 1, got {float(self.mask.min())} to {float(self.mask.max())}"
+                )
             if self.mask.shape[-2:] != self.init.shape[-2:]:
                 raise UserError(
                     f"the mask is {_size(self.mask)} and the picture {_size(self.init)}: they must be of one size"
@@ -99,7 +120,8 @@ class Inputs:
             if picture.shape[-2:] != (height, width):
                 raise UserError(f"{name} is {_size(picture)}, but {width}x{height} is drawn: they must be of one size")
             if len(picture) not in (1, count):
-                raise UserError(f"{name} holds {len(picture)} pictures, and {count} are drawn: give 1 or {count}")
+                usable = "1" if count == 1 else f"1 or {count}"
+                raise UserError(f"{name} holds {len(picture)} pictures, and {count} are drawn: give {usable}")
 
     def rows(self, indices: list[int]) -> Inputs:
         """Those of the pictures numbered ``indices``."""

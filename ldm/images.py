@@ -34,6 +34,18 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in arrays]
 
 
+def resize(images: Tensor, width: int, height: int) -> Tensor:
+    """Pictures (B, 1 or 3, H, W) in -1..1 at another size, by Lanczos as Pillow computes it, through 8 bits."""
+    resized = [image.resize((width, height), Image.Resampling.LANCZOS) for image in to_pil(images)]
+    return torch.stack([from_pil(image) for image in resized])
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """A PIL image of mode L or RGB to (C, H, W) float32 in -1..1."""
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return to_signed(pixels.reshape(image.height, image.width, -1).permute(2, 0, 1))
+
+
 def grid(images: Tensor, columns: int, border: int = 2) -> Tensor:
     """Lay pictures (B, C, H, W) in -1..1 out in rows of ``columns``: one picture (C, H', W') on white."""
     count, channels, height, width = images.shape

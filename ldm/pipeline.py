@@ -8,22 +8,19 @@ the batch it was drawn in, nor its noise on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.begun import Begun
+from ldm.batch import Batch, Progress, follows_scale, guides, sampler_row
+from ldm.codec import VAECodec
 from ldm.conditioner import Condition
-from ldm.diffusion.context import Context
-from ldm.diffusion.control import controlled
+from ldm.diffusion.control import Control
 from ldm.diffusion.denoiser import Denoiser
-from ldm.diffusion.guidance import Guided
-from ldm.diffusion.process import Process
-from ldm.diffusion.samplers import Sampler, Step, find_sampler, sample, with_eta
-from ldm.drawing import Drawing, Inputs, slerp
+from ldm.drawing import Drawing, Inputs
 from ldm.errors import UserError
 from ldm.images import to_pil
 from ldm.models.unet import UNet
@@ -33,7 +30,6 @@ from ldm.weights.opening import Loading, open_model
 
 NOTHING = Inputs()
 EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
-Progress = Callable[[int, int, Step], None]  # moves made, moves in all, the last move
 
 
 class Pipeline:
@@ -103,7 +99,9 @@ class Pipeline:
         inputs.check(len(conditions), how.height, how.width)
         batches = self.batches(conditions, how)
         drawn = [
-            self._batch([conditions[i] for i in b], [seeds[i] for i in b], how, inputs.rows(b), progress)
+            Batch(self.model, self.denoiser, [conditions[i] for i in b], [seeds[i] for i in b], how).draw(
+                inputs.rows(b), progress
+            )
             for b in batches
         ]
         place = torch.tensor([i for batch in batches for i in batch]).argsort()
@@ -116,7 +114,7 @@ class Pipeline:
         a long neighbour, which would change its picture. On a CPU in float32 each by itself, as products of
         another number of rows are rounded in another order.
         """
-        least = self._length(how.negative, how) if self._guides(how) else 0
+        least = self._length(how.negative, how) if guides(self.model, how) else 0
         by_length: dict[int, list[int]] = {}
         for i, condition in enumerate(conditions):
             by_length.setdefault(max(self._length(condition, how), least), []).append(i)
@@ -128,7 +126,7 @@ class Pipeline:
         """Fill in the model's defaults and check what depends on the model."""
         defaults, model = self.model.defaults, self.model
         name = how.sampler or defaults.get("sampler", "ddim")
-        row = _row(name, how.eta)
+        row = sampler_row(name, how.eta)
         # The model's number of steps belongs to the model's sampler.
         usual = row.steps if how.sampler else defaults.get("steps", row.steps)
         guidance = defaults.get("guidance", 1.0) if how.guidance is None else how.guidance
@@ -143,103 +141,19 @@ class Pipeline:
                 "width": width,
             }
         )
-        if how.negative not in (None, "") and not self._guides(settled):
+        if how.negative not in (None, "") and not guides(self.model, settled):
+            if follows_scale(self.model):
+                raise UserError(f"negative {how.negative!r} would do nothing: this network is told the guidance scale")
             raise UserError(f"negative {how.negative!r} needs guidance: at scale 1 it would do nothing")
         _check_sides(height, width, model.codec.factor)
         _check_fields(settled, model, inputs)
         return settled
-
-    def _guides(self, how: Drawing) -> bool:
-        """Whether the network is asked twice; one that follows a scale is told it instead."""
-        return how.guidance != 1 and not self._follows_scale
-
-    @property
-    def _follows_scale(self) -> bool:
-        return getattr(self.model.net.config, "time_cond_proj_dim", None) is not None
 
     def _length(self, condition: Condition, how: Drawing) -> int:
         conditioner = self.model.conditioner
         if isinstance(conditioner, TextConditioner):
             return conditioner.length(condition, weighted=how.prompt_syntax == "a1111")
         return conditioner.length(condition)
-
-    def _batch(
-        self,
-        conditions: Sequence[Condition],
-        seeds: Sequence[int],
-        how: Drawing,
-        inputs: Inputs,
-        progress: Progress | None,
-    ) -> Tensor:
-        assert how.sampler is not None
-        assert how.height is not None
-        assert how.width is not None
-        process, codec = self.denoiser.process, self.model.codec
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-        def noise(like: Tensor) -> Tensor:
-            # Drawn picture by picture on the CPU: the same numbers in any batch and on any device.
-            shape = tuple(like.shape[1:])
-            return torch.stack([process.noise(shape, g) for g in generators]).to(like)
-
-        row = _row(how.sampler, how.eta)
-        config = self.model.process
-        grid = row.grid(process, how.steps or row.steps, how.spacing, config.steps_offset, config.end)
-        shape = (len(seeds), codec.channels, how.height // codec.factor, how.width // codec.factor)
-        start = _varied(noise(torch.empty(shape, device=self.device)), process, how)
-        work = Begun(self.model, self.device, inputs, grid, start, how)
-        guided = self._guided(conditions, how, controlled(self.denoiser, inputs.controls), work.beside)
-        denoise = work.keep(guided)
-        for i, step in enumerate(sample(row, denoise, work.x, work.grid, noise, process)):
-            work.x = step.x
-            if progress is not None:
-                progress(i + 1, len(work.grid) - 1, step)
-        return work.paste(codec.decode(work.x).cpu())
-
-    def _guided(
-        self, conditions: Sequence[Condition], how: Drawing, denoiser: Denoiser, beside: Tensor | None
-    ) -> Guided:
-        """The denoiser bound to the contexts of these conditions."""
-        scale = 1.0 if how.guidance is None else how.guidance
-        twice, count = self._guides(how), len(conditions)
-        context = self._context([*conditions, how.negative] if twice else list(conditions), how)
-        if context is None and beside is not None:
-            context = Context()
-        if context is None:
-            return Guided(denoiser, None, None, scale)
-        context = context.to(self.device, denoiser.dtype)
-        unconditional = context.rows(count, count + 1).repeat(count) if twice else None
-        context = context.rows(0, count)._replace(beside=beside)
-        if self._follows_scale:
-            context = context._replace(guidance=torch.full((count,), scale - 1, device=self.device))
-            return Guided(denoiser, context)
-        unconditional = unconditional and unconditional._replace(beside=beside)
-        return Guided(denoiser, context, unconditional, scale, how.guidance_rescale, how.guidance_interval)
-
-    def _context(self, conditions: list[Condition], how: Drawing) -> Context | None:
-        conditioner = self.model.conditioner
-        if not isinstance(conditioner, TextConditioner):
-            return conditioner.encode(conditions)
-        weighted = how.prompt_syntax == "a1111"
-        context = conditioner.encode(conditions, weighted=weighted, clip_skip=how.clip_skip)
-        if context.pooled is None:
-            return context
-        own = (how.height or 0, how.width or 0)
-        numbers = (*(how.original_size or own), *(how.crop_top_left or (0, 0)), *(how.target_size or own))
-        return context._replace(sizes=torch.tensor([numbers] * len(conditions), dtype=torch.float32))
-
-
-def _row(name: str, eta: float | None) -> Sampler:
-    row = find_sampler(name)
-    return row if eta is None else with_eta(row, eta)
-
-
-def _varied(noise: Tensor, process: Process, how: Drawing) -> Tensor:
-    """Start noise (B, C, h, w), turned towards that of the variation seed."""
-    if how.variation_seed is None or how.variation_strength == 0:
-        return noise
-    other = process.noise(tuple(noise.shape[1:]), torch.Generator().manual_seed(how.variation_seed)).to(noise)
-    return torch.stack([slerp(one, other, how.variation_strength) for one in noise])
 
 
 def _check_sides(height: int, width: int, factor: int) -> None:
@@ -260,8 +174,35 @@ def _check_fields(how: Drawing, model: Model, inputs: Inputs) -> None:
     for name in ("original_size", "crop_top_left", "target_size"):
         if getattr(how, name) is not None and not getattr(model.net.config, "pooled_dim", None):
             raise UserError(f"{name} is for models that read it (SDXL), and this one does not")
-    if inputs.controls and not isinstance(model.net, UNet):
+    if how.apg and how.guidance_rescale:
+        raise UserError("guidance_rescale is of plain guidance; with apg, leave it out")
+    if how.tiled and not isinstance(model.codec, VAECodec):
+        raise UserError("tiled is about an autoencoder, and this model diffuses pixels")
+    if how.hires_scale > 1 and inputs.init is not None:
+        raise UserError("hires draws from words twice; a picture to begin from (init) is drawn at its own size")
+    init, colours = inputs.init, model.codec.colours
+    if init is not None and (init.ndim != 4 or init.shape[1] != colours):
+        raise UserError(f"init should be (N, {colours}, H, W), as this model draws; got {tuple(init.shape)}")
+    _check_controls(inputs.controls, model)
+
+
+def _check_controls(controls: Sequence[Control], model: Model) -> None:
+    """Refuse ControlNets that were made for another network."""
+    if not controls:
+        return
+    if not isinstance(model.net, UNet):
         raise UserError("a ControlNet steers a U-Net, and this model has none")
+    for i, control in enumerate(controls):
+        net, steered = control.net, model.net
+        for what, own, wanted in (
+            ("number of channels", net.config.in_channels, model.codec.channels),
+            ("width of the context", net.config.cross_attention_dim, steered.config.cross_attention_dim),
+            ("width of the pooled prompt", net.config.pooled_dim, steered.config.pooled_dim),
+            ("widths on the way down", net.skip_channels, steered.skip_channels),
+            ("factor from hint to latents", net.config.factor, model.codec.factor),
+        ):
+            if own != wanted:
+                raise UserError(f"ControlNet {i + 1} is for another model: its {what} is {own}, and here {wanted}")
 
 
 def _check_request(conditions: Sequence[Condition], seeds: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ldm.diffusion.context import Context
 from ldm.diffusion.denoiser import Denoiser
+from ldm.diffusion.grid import Grid
 from ldm.diffusion.process import Point
 from ldm.errors import UserError
 from ldm.models.controlnet import ControlNet
@@ -22,7 +24,7 @@ class Control:
         net: on the device and in the dtype of the U-Net.
         hint: (B or 1, conditioning_channels, H, W) in 0..1, of the size of the pictures.
         scale: by how much its contribution is multiplied.
-        start, end: the part of the way, from noise (0) to picture (1), in which it is heard.
+        start, end: the part of the steps, from the first (0) to the last (1), in which it is heard.
     """
 
     net: ControlNet
@@ -32,15 +34,17 @@ class Control:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start <= self.end <= 1:
-            raise UserError(f"control start and end must be 0 <= start <= end <= 1, got {self.start} and {self.end}")
-        channels = self.net.config.conditioning_channels
-        if self.hint.shape[1] != channels:
-            raise UserError(f"the ControlNet reads hints of {channels} channels, got {self.hint.shape[1]}")
+        if not 0 <= self.start < self.end <= 1:
+            raise UserError(f"control start and end must be 0 <= start < end <= 1, got {self.start} and {self.end}")
+        channels, shape = self.net.config.conditioning_channels, tuple(self.hint.shape)
+        if len(shape) != 4 or shape[1] != channels:
+            raise UserError(f"the ControlNet reads hints (N, {channels}, H, W), got {shape}")
 
-    def heard_at(self, t: float, last: float) -> bool:
-        """Whether it is heard at time ``t`` of 0..``last``."""
-        return self.start <= 1 - t / last <= self.end
+    def times(self, grid: Grid) -> tuple[float, float]:
+        """The least and the greatest time of ``grid`` at which it is heard; the one above the other if at none."""
+        steps = len(grid) - 1
+        heard = [p.t for i, p in enumerate(grid[:-1]) if self.start <= i / steps and (i + 1) / steps <= self.end]
+        return min(heard, default=math.inf), max(heard, default=-math.inf)
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,12 @@ class ControlledDenoiser(Denoiser):
     Attributes:
         controls: one or more; what they add is summed.
         read: of each, its hint, read once: (B or 1, C0, h, w).
+        times: of each, the least and the greatest time at which it is heard.
     """
 
     controls: tuple[Control, ...] = ()
     read: tuple[Tensor, ...] = ()
+    times: tuple[tuple[float, float], ...] = ()
 
     def predict(self, x_t: Tensor, at: Point, context: Context | None = None) -> Tensor:
         """The network's raw output at one noise level for the whole batch, in float32."""
@@ -65,8 +71,8 @@ class ControlledDenoiser(Denoiser):
     def _added(self, x_t: Tensor, times: Tensor, at: Point, context: Context) -> list[Tensor]:
         inputs = context._replace(guidance=None).inputs()
         total: list[Tensor] = []
-        for control, read in zip(self.controls, self.read, strict=True):
-            if not control.heard_at(at.t, self.process.last):
+        for control, read, (least, greatest) in zip(self.controls, self.read, self.times, strict=True):
+            if not least <= at.t <= greatest:
                 continue
             # once for each picture, and twice where the unconditional half is drawn beside
             found = control.net(x_t, times, read.repeat(len(x_t) // len(read), 1, 1, 1), **inputs)
@@ -75,11 +81,12 @@ class ControlledDenoiser(Denoiser):
         return total
 
 
-def controlled(denoiser: Denoiser, controls: tuple[Control, ...]) -> Denoiser:
-    """``denoiser`` with ControlNets beside its network, whose hints are read here, once."""
+def controlled(denoiser: Denoiser, controls: tuple[Control, ...], grid: Grid) -> Denoiser:
+    """``denoiser`` with ControlNets beside its network, on the way along ``grid``; their hints are read here, once."""
     if not controls:
         return denoiser
     read = tuple(c.net.read(c.hint.to(c.net.conv_in.weight.device, denoiser.dtype)) for c in controls)
+    times = tuple(c.times(grid) for c in controls)
     return ControlledDenoiser(
-        denoiser.net, denoiser.process, denoiser.prediction, denoiser.clip, denoiser.dtype, controls, read
+        denoiser.net, denoiser.process, denoiser.prediction, denoiser.clip, denoiser.dtype, controls, read, times
     )

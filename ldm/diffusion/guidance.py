@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ldm.diffusion.apg import ProjectedGuidance
 from ldm.diffusion.context import Context, join
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.prediction import Estimate
@@ -31,6 +32,7 @@ class Guided:
         unconditional: of the negative or empty prompts; needed when ``scale`` is not 1.
         scale: guidance scale, any real number; 1 is no guidance.
         rescale: 0 (off) to 1 (the conditional output's standard deviation).
+        projected: adaptive projected guidance in place of the plain kind; it belongs to one run of a sampler.
         interval: guide only where t / T lies in (low, high); (0, 1) is everywhere.
     """
 
@@ -40,6 +42,7 @@ class Guided:
     scale: float = 1.0
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
+    projected: ProjectedGuidance | None = None
     _both: Context | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -58,17 +61,21 @@ class Guided:
         object.__setattr__(self, "_both", join(self.unconditional, self.context))
 
     def __call__(self, x_t: Tensor, at: Point) -> Estimate:
-        return self.denoiser.estimate(self._output(x_t, at), x_t, at)
-
-    def _output(self, x_t: Tensor, at: Point) -> Tensor:
         low, high = self.interval
         place = at.t / self.denoiser.process.num_train_timesteps
         if self._both is None or not low <= place <= high:
-            return self.denoiser.predict(x_t, at, self.context)
+            return self.denoiser(x_t, at, self.context)
         uncond, cond = self.denoiser.predict(torch.cat([x_t, x_t]), at, self._both).chunk(2)
+        if self.projected is None:
+            return self.denoiser.estimate(self._guided(cond, uncond), x_t, at)
+        with_words, without = (self.denoiser.estimate(output, x_t, at).x0 for output in (cond, uncond))
+        x0 = self.projected(with_words, without, self.scale)
+        return Estimate(x0, (x_t - at.alpha * x0) / at.sigma)
+
+    def _guided(self, cond: Tensor, uncond: Tensor) -> Tensor:
         guided = uncond + self.scale * (cond - uncond)
         if self.rescale == 0:
             return guided
-        axes = tuple(range(1, x_t.ndim))
+        axes = tuple(range(1, cond.ndim))
         matched = guided * (cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
         return torch.lerp(guided, matched, self.rescale)

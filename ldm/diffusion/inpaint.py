@@ -26,12 +26,16 @@ class Kept:
         denoise: the estimator that draws the rest.
         x0: the known picture, (B, C, H, W).
         mask: 0 (keep) to 1 (draw), (B, 1, H, W).
+        blank: the first point of the whole way, and the noise that is asked about there in place of x_t: a picture
+            drawn from nothing has seen nothing of its surroundings at its first step, as in diffusers.
     """
 
     denoise: Estimator
     x0: Tensor
     mask: Tensor
+    blank: tuple[Point, Tensor] | None = None
 
     def __call__(self, x_t: Tensor, at: Point) -> Estimate:
-        x0 = torch.lerp(self.x0, self.denoise(x_t, at).x0, self.mask)
+        asked = self.blank[1] if self.blank is not None and at == self.blank[0] else x_t
+        x0 = torch.lerp(self.x0, self.denoise(asked, at).x0, self.mask)
         return Estimate(x0, (x_t - at.alpha * x0) / at.sigma)

@@ -157,12 +157,16 @@ def save_tower(tower: Tower, folder: Path, dtype: torch.dtype | None = None, suf
     write_json(target / "config.json", {**config, "architectures": [type(encoder).__name__]})
     tensors = {tower_name(k): v for k, v in encoder.state_dict().items()}
     write_tensors(target / weights_name(TOWER_STEM), {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
-    vocabulary = folder / f"tokenizer{suffix}"
-    tokenizer.save_pretrained(vocabulary)
+    save_tokenizer(tokenizer, folder / f"tokenizer{suffix}")
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer of CLIP with the vocabulary files of all versions of transformers."""
+    tokenizer.save_pretrained(folder)
     pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    write_json(vocabulary / "vocab.json", pairs["vocab"])
+    write_json(folder / "vocab.json", pairs["vocab"])
     lines = ["#version: 0.2", *(" ".join(pair) for pair in pairs["merges"])]
-    (vocabulary / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def tower_name(name: str) -> str:
@@ -180,7 +184,7 @@ def load_tower(folder: Path, suffix: str = "", how: Reading = AS_THEY_ARE) -> To
     encoder: Any = load_module(place, how)
     if not is_text_encoder(encoder):
         raise UserError(f"{place} holds a {type(encoder).__name__}, not a text encoder of CLIP")
-    tokenizer = _load_tokenizer(folder / f"tokenizer{suffix}")
+    tokenizer = load_tokenizer(folder / f"tokenizer{suffix}")
     size, known = len(tokenizer), encoder.config.vocab_size
     if size > known:
         raise UserError(f"{folder / f'tokenizer{suffix}'} has {size} tokens, and {place} knows {known}")
@@ -217,7 +221,12 @@ def _rename_tower(tensors: dict[str, Tensor], module: nn.Module) -> dict[str, Te
     return {key.removeprefix(_TOWER): value for key, value in kept.items() if key != "text_projection.weight"}
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """Read a tokenizer of CLIP.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
     from transformers import CLIPTokenizer
 
     read_json(folder / "tokenizer_config.json")
@@ -229,9 +238,12 @@ def _load_tokenizer(folder: Path) -> Any:
         if not (folder / "merges.txt").is_file():
             raise UserError(f"{folder / 'merges.txt'} is missing, and so is {folder / 'tokenizer.json'}")
     try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself
         raise UserError(f"{folder} holds no tokenizer of CLIP that can be read: {error}") from error
+    for remark in ("is_local", "local_files_only"):  # how it was read, which would be written with its settings
+        tokenizer.init_kwargs.pop(remark, None)
+    return tokenizer
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -42,8 +43,14 @@ def identify(path: Path, allow_pickle: bool = False) -> Told:
     return {
         **told,
         "dtype": dtypes_in(stored.dtypes.values()),
+        "tensors": f"{len(stored.shapes):,d} of {count_numbers(stored.shapes):,d} numbers",
         **{key: value for key, value in header.items() if value},
     }
+
+
+def count_numbers(shapes: Shapes) -> int:
+    """How many numbers tensors of these shapes hold."""
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def dtypes_in(dtypes: Iterable[str]) -> str:

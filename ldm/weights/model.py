@@ -34,7 +34,11 @@ _PARTS = (
     *(f"{n}{s}" for s in _TOWERS for n in ("text_encoder", "tokenizer")),
     "label_encoder",
 )
-_NULL = ("safety_checker", "feature_extractor", "image_encoder")  # what StableDiffusionPipeline asks for
+UNREAD_PARTS = (
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+)  # what StableDiffusionPipeline asks for beside them
 
 
 class Defaults(Settings):
@@ -103,10 +107,19 @@ def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> 
     Raises:
         UserError: ``folder`` holds something else, which stays; or it cannot be written.
     """
-    if folder.exists() and not (folder / INDEX).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder} holds something that is no model, and would be overwritten: name another folder")
+    check_replaceable(folder)
     with disk_trouble(str(folder)), replacing(folder) as new:
         _write_parts(model, new, dtype)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to write a model where something else is.
+
+    Raises:
+        UserError: ``folder`` holds something that is no model.
+    """
+    if folder.exists() and not (folder / INDEX).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something that is no model, and would be overwritten: name another folder")
 
 
 def _write_parts(model: Model, folder: Path, dtype: torch.dtype | None) -> None:
@@ -114,25 +127,34 @@ def _write_parts(model: Model, folder: Path, dtype: torch.dtype | None) -> None:
     (folder / "scheduler").mkdir()
     scheduler = model.process.to_diffusers(model.prediction, clip=model.codec.bounds is not None)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    kind = type(model.net).__name__
-    parts: dict[str, Any] = {
-        "unet": ["diffusers", "UNet2DConditionModel"] if kind == "UNet" else ["ldm", kind],
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-    }
     if isinstance(model.codec, VAECodec):
         save_module(model.codec.vae, folder / "vae", dtype)
-        parts["vae"] = ["diffusers", "AutoencoderKL"]
     if isinstance(model.conditioner, LabelConditioner):
         save_module(model.conditioner, folder / "label_encoder", dtype)
-        parts["label_encoder"] = ["ldm", "LabelConditioner"]
     if isinstance(model.conditioner, TextConditioner):
         for tower, suffix in zip(model.conditioner.towers, _TOWERS, strict=False):
             save_tower(tower, folder, dtype, suffix)
+    own = {"defaults": model.defaults, "provenance": model.provenance, "size": list(model.size)}
+    write_json(folder / INDEX, {**index_of(model, scheduler["_class_name"]), "_ldm": own})
+
+
+def index_of(model: Model, scheduler: str) -> dict[str, Any]:
+    """The ``model_index.json`` of a model whose scheduler has the class ``scheduler``, without ``_ldm``."""
+    kind = type(model.net).__name__
+    parts: dict[str, Any] = {
+        "unet": ["diffusers", "UNet2DConditionModel"] if kind == "UNet" else ["ldm", kind],
+        "scheduler": ["diffusers", scheduler],
+    }
+    if isinstance(model.codec, VAECodec):
+        parts["vae"] = ["diffusers", "AutoencoderKL"]
+    if isinstance(model.conditioner, LabelConditioner):
+        parts["label_encoder"] = ["ldm", "LabelConditioner"]
+    if isinstance(model.conditioner, TextConditioner):
+        for tower, suffix in zip(model.conditioner.towers, _TOWERS, strict=False):
             parts[f"text_encoder{suffix}"] = ["transformers", type(tower.encoder).__name__]
             parts[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
-    own = {"defaults": model.defaults, "provenance": model.provenance, "size": list(model.size)}
     name, extra = _pipeline_of_diffusers(model)
-    write_json(folder / INDEX, {"_class_name": name, **parts, **extra, "_ldm": own})
+    return {"_class_name": name, **parts, **extra}
 
 
 def _pipeline_of_diffusers(model: Model) -> tuple[str, dict[str, Any]]:
@@ -144,7 +166,10 @@ def _pipeline_of_diffusers(model: Model) -> tuple[str, dict[str, Any]]:
         empty = {name: [None, None] for name in ("image_encoder", "feature_extractor")}
         extra = {**empty, "force_zeros_for_empty_prompt": model.conditioner.zero_for_none}
         return f"StableDiffusionXL{inpaint}Pipeline", extra
-    return f"StableDiffusion{inpaint}Pipeline", {**{n: [None, None] for n in _NULL}, "requires_safety_checker": False}
+    return f"StableDiffusion{inpaint}Pipeline", {
+        **{n: [None, None] for n in UNREAD_PARTS},
+        "requires_safety_checker": False,
+    }
 
 
 def load_model(folder: Path, how: Reading = AS_THEY_ARE) -> Model:
@@ -154,14 +179,13 @@ def load_model(folder: Path, how: Reading = AS_THEY_ARE) -> Model:
         UserError: a part is missing or damaged, or the folder holds no model that draws.
     """
     index = read_json(folder / INDEX)
-    parts = _listed(index)
+    parts = listed_parts(index)
     if "unet" not in parts:
         held = ", ".join(sorted(parts)) or "nothing"
         raise UserError(f"{folder} holds {held} but no unet: it cannot draw (a VAE or CLIP run is a part of a model)")
-    unknown = sorted(parts - {*_PARTS, *_NULL})
+    unknown = sorted(parts - {*_PARTS, *UNREAD_PARTS})
     if unknown:
         raise UserError(f"{folder / INDEX} lists {', '.join(unknown)}; known parts are {', '.join(_PARTS)}")
-    own = read_own(index, folder / INDEX)
     net = load_module(folder / "unet", how)
     if not isinstance(net, UNet | ToyUNet):
         raise UserError(f"{folder / 'unet'} holds a {type(net).__name__}, not a network that denoises")
@@ -169,11 +193,21 @@ def load_model(folder: Path, how: Reading = AS_THEY_ARE) -> Model:
     conditioner = _load_conditioner(folder, parts, bool(index.get("force_zeros_for_empty_prompt", False)), how)
     scheduler = folder / "scheduler" / "scheduler_config.json"
     model = assemble(net, codec, conditioner, read_json(scheduler), folder, scheduler)
+    take_own(model, index, folder / INDEX)
+    return model
+
+
+def take_own(model: Model, index: dict[str, Any], path: Path) -> None:
+    """Give a model what its index, read from ``path``, says under ``_ldm``.
+
+    Raises:
+        UserError: it says what it may not.
+    """
+    own = read_own(index, path)
     model.size = own.size or model.size
     # those of a model that was trained here are its own; of others, their scheduler tells
     model.defaults = own.defaults.model_dump(exclude_none=True) if "_ldm" in index else model.defaults
     model.provenance = own.provenance
-    return model
 
 
 def assemble(
@@ -211,7 +245,7 @@ def assemble(
     )
 
 
-def _listed(index: dict[str, Any]) -> set[str]:
+def listed_parts(index: dict[str, Any]) -> set[str]:
     """The parts in an index; ``[null, null]`` is none, and names with an underscore are remarks."""
     return {
         name
@@ -271,7 +305,7 @@ def _load_conditioner(folder: Path, parts: set[str], zero_for_none: bool, how: R
     if towers:
         return TextConditioner(*towers, zero_for_none=zero_for_none)
     if "label_encoder" in parts:
-        encoder = load_module(folder / "label_encoder")
+        encoder = load_module(folder / "label_encoder", how._replace(dtype=None))
         if not isinstance(encoder, LabelConditioner):
             raise UserError(f"{folder / 'label_encoder'} holds a {type(encoder).__name__}, not a LabelConditioner")
         return encoder

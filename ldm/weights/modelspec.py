@@ -1,7 +1,11 @@
 """What the header of a single file says of the model: the ``modelspec.*`` fields, version 1.0.1, and our own.
 
-The fields are those of Stability AI's model metadata standard. Our own field has the configurations of the parts, so
-that a model of any shape comes back as it was; other programs pass it over.
+The fields are those of Stability AI's model metadata standard. Our own, which other programs pass over, are there so
+that a model of any shape comes back as it was:
+
+    ldm.configs      the configurations of the parts
+    ldm.index        the model_index.json, with what the model likes to be drawn with and how it was trained
+    ldm.tokenizers   the files of a tokenizer that is not CLIP's own: {"tokenizer": {"vocab.json": "...", ...}}
 """
 
 from __future__ import annotations
@@ -16,7 +20,16 @@ from typing import Any
 from ldm.errors import UserError
 from ldm.weights.families import Part
 
-CONFIGS = "ldm.configs"
+CONFIGS, INDEX, TOKENIZERS = "ldm.configs", "ldm.index", "ldm.tokenizers"
+TOKENIZER_NAMES = ("tokenizer", "tokenizer_2")
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 VERSION = "1.0.1"
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # in the standard's words -> in diffusers'
 _NO_HASH = "0x" + 64 * "0"
@@ -93,11 +106,45 @@ def told_configs(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: they are damaged.
     """
+    return _told_groups(metadata, CONFIGS)
+
+
+def told_tokenizers(metadata: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The files of tokenizers, by the tokenizer's name and their own, that we have put into a header.
+
+    Raises:
+        UserError: they are damaged, or have names that no file of a tokenizer has: they are written to be read.
+    """
+    found = _told_groups(metadata, TOKENIZERS)
+    for name, files in found.items():
+        wrong = [file for file, text in files.items() if file not in VOCABULARY_FILES or not isinstance(text, str)]
+        if wrong or name not in TOKENIZER_NAMES:
+            place = f"{name}/{wrong[0]}" if wrong else name
+            raise UserError(f"{TOKENIZERS} in its header has {place!r}, which is no file of a tokenizer")
+    return found
+
+
+def told_index(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The ``model_index.json`` that we have put into a header; None in the files of others.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return _told(metadata, INDEX) if INDEX in metadata else None
+
+
+def _told_groups(metadata: Mapping[str, str], field: str) -> dict[str, dict[str, Any]]:
+    found = _told(metadata, field)
+    if not all(isinstance(group, dict) for group in found.values()):
+        raise UserError(f"{field} in its header is damaged")
+    return found
+
+
+def _told(metadata: Mapping[str, str], field: str) -> dict[str, Any]:
     try:
-        found = json.loads(metadata.get(CONFIGS, "{}"))
-        valid = isinstance(found, dict) and all(isinstance(config, dict) for config in found.values())
-    except ValueError:
-        valid = False
-    if not valid:
-        raise UserError(f"{CONFIGS} in its header is damaged")
+        found = json.loads(metadata.get(field, "{}"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{field} in its header is damaged")
     return found

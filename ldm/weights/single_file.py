@@ -79,7 +79,12 @@ def read_single_file(
 
 
 def write_single_file(
-    parts: Mapping[str, Part], path: Path, *, dtype: torch.dtype | None = None, title: str | None = None
+    parts: Mapping[str, Part],
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    title: str | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model as one safetensors file that web UIs, diffusers' ``from_single_file`` and we read.
 
@@ -88,11 +93,12 @@ def write_single_file(
         path: where to.
         dtype: convert the tensors to this one.
         title: of the model, for people; the file's name by default.
+        notes: for the header, beside what the parts tell.
 
     Raises:
         UserError: the layout has no place for a tensor, or the file cannot be written.
     """
-    metadata = describe_parts(parts, title or path.stem)
+    metadata = {**(notes or {}), **describe_parts(parts, title or path.stem)}
     tensors = joined(parts, dtype)
 
     def write(temporary: Path) -> None:

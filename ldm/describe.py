@@ -1,0 +1,182 @@
+"""What a model, or any file of weights, is: as text, for ``ldm info``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import UserError
+from ldm.pipeline import EMBEDDED
+from ldm.weights.families import FAMILIES
+from ldm.weights.files import read_json
+from ldm.weights.habits import habits
+from ldm.weights.identify import count_numbers, dtypes_in, identify
+from ldm.weights.model import INDEX, UNREAD_PARTS, Own, listed_parts, read_own, resolve
+from ldm.weights.modelspec import told_index
+from ldm.weights.papers import CONFIG, SCHEDULER_CONFIG
+from ldm.weights.pickles import FLAG, form_of
+from ldm.weights.stored import open_stored
+from ldm.weights.variants import STEMS, find_weights, variants_in
+
+_PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP"}  # how they begin
+_TOWERS = ("text_encoder", "text_encoder_2")
+
+
+def describe(place: str | None, allow_pickle: bool = False) -> str:
+    """Say what is at a place, without building anything of it.
+
+    Args:
+        place: a model folder, a run, a folder of one part, a file of weights, or None for the model in the package.
+        allow_pickle: look into pickles too; otherwise they are named and not opened.
+
+    Returns:
+        Several lines: the place, then what is known.
+
+    Raises:
+        UserError: there is nothing, it is damaged, or it is nothing of a model.
+    """
+    path = EMBEDDED if place is None else Path(place)
+    if path.is_file():
+        lines = _of_file(path, allow_pickle)
+    elif (path / CONFIG).is_file() and not (path / INDEX).is_file():
+        lines = _of_part(path, allow_pickle)
+    else:
+        path = resolve(path)
+        lines = _of_folder(path, allow_pickle)
+    return "\n".join([str(path), *(f"  {line}" for line in lines)])
+
+
+# --------------------------------------------------------------------------------------- folders
+
+
+def _of_folder(folder: Path, allow_pickle: bool) -> Iterator[str]:
+    index = read_json(folder / INDEX)
+    yield f"kind: {index.get('_class_name', '?')}"
+    parts = listed_parts(index)
+    for name in sorted(parts):
+        if name in UNREAD_PARTS and not (folder / name).is_dir():
+            yield f"{name:14s} (not here, and not needed)"
+            continue
+        first, *more = _weights(folder / name, allow_pickle)
+        yield f"{name:14s} {index[name][-1]!s:24s} {first}"
+        yield from (f"{'':39s} {line}" for line in more)
+    own = read_own(index, folder / INDEX)
+    if "unet" in parts:
+        yield from _family(read_json(folder / "unet" / CONFIG))
+    for name in (name for name in _TOWERS if name in parts):
+        yield f"{name}: {_tower(read_json(folder / name / CONFIG))}"
+    if "scheduler" in parts:
+        scheduler = read_json(folder / "scheduler" / SCHEDULER_CONFIG)
+        yield f"scheduler: {_scheduler(scheduler)}"
+        if "_ldm" not in index and "unet" in parts:
+            own = Own.checked({"defaults": habits(scheduler, len(parts & {*_TOWERS}))})
+    yield from _own(own)
+
+
+def _weights(folder: Path, allow_pickle: bool) -> list[str]:
+    """A line for each variant of a part's weights."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing, though {folder.parent / INDEX} lists it")
+    names = [path.name for path in folder.iterdir()]
+    lines, told = [], set()
+    for ending in ("safetensors", "bin"):
+        for stem in STEMS:
+            for variant in variants_in(names, stem, ending):
+                if (stem, variant) not in told:
+                    paths = find_weights(folder, stem, variant, allow_pickle=ending == "bin")
+                    lines.append(_sum(paths, variant, allow_pickle))
+                told.add((stem, variant))
+    return lines or ["(no weights)"]
+
+
+def _sum(paths: list[Path], variant: str | None, allow_pickle: bool) -> str:
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]} is missing, a shard of the weights in {missing[0].parent}")
+    megabytes = sum(path.stat().st_size for path in paths) / 1e6
+    tail = (f", variant {variant}" if variant else "") + (f", {len(paths)} shards" if len(paths) > 1 else "")
+    if not allow_pickle and any(form_of(path) == "pickle" for path in paths):
+        return f"pickle, not opened (see {FLAG}), {megabytes:,.1f} MB{tail}"
+    stored = [open_stored(path, allow_pickle) for path in paths]
+    dtypes = dtypes_in(dtype for file in stored for dtype in file.dtypes.values())
+    return f"{sum(count_numbers(file.shapes) for file in stored):>12,d} parameters, {megabytes:,.1f} MB, {dtypes}{tail}"
+
+
+def _family(unet: dict[str, Any]) -> Iterator[str]:
+    for family in FAMILIES:
+        wanted = {**family.unet, "in_channels": family.in_channels}
+        if all(unet.get(key) == value for key, value in wanted.items()):
+            distilled = ", distilled: it reads the scale of guidance" if unet.get("time_cond_proj_dim") else ""
+            yield f"family: {family.title}{distilled}"
+
+
+def _tower(config: dict[str, Any]) -> str:
+    names = {"hidden_size": "wide", "num_hidden_layers": "layers", "vocab_size": "tokens known"}
+    told = [f"{config[key]} {word}" for key, word in names.items() if key in config]
+    if "max_position_embeddings" in config:
+        told.append(f"windows of {config['max_position_embeddings']}")
+    return ", ".join(told)
+
+
+def _scheduler(config: dict[str, Any]) -> str:
+    told = [str(config.get("_class_name")), f"predicts {config.get('prediction_type', 'epsilon')}"]
+    if "beta_schedule" in config:
+        told.append(f"{config['beta_schedule']} noise of {config.get('num_train_timesteps', 1000)} times")
+    if config.get("rescale_betas_zero_snr"):
+        told.append("zero terminal SNR")
+    return ", ".join(told)
+
+
+def _of_part(folder: Path, allow_pickle: bool) -> Iterator[str]:
+    yield from (f"{key}: {value}" for key, value in identify(folder, allow_pickle).items() if value)
+    yield from (f"weights: {line.strip()}" for line in _weights(folder, allow_pickle))
+    config = read_json(folder / CONFIG)
+    if config.get("_class_name") == "UNet2DConditionModel":
+        yield from _family(config)
+
+
+def _own(own: Own) -> Iterator[str]:
+    if own.size:
+        yield f"pictures: {own.size[1]}x{own.size[0]}"
+    defaults = own.defaults.model_dump(exclude_none=True)
+    if defaults:
+        yield "draws by default with: " + ", ".join(f"{key} {value}" for key, value in defaults.items())
+    lines = []
+    for key, value in own.provenance.items():
+        if key == "config" and isinstance(value, dict):
+            data, train = value.get("data", {}), value.get("train", {})
+            lines.append(f"  data: {data.get('source')} ({data.get('split')}), batch {train.get('batch_size')}")
+        elif not isinstance(value, dict):
+            lines.append(f"  {key}: {value}")
+    yield from (["trained with"] if lines else []) + lines
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def _of_file(path: Path, allow_pickle: bool) -> Iterator[str]:
+    picture = _picture(path)
+    if picture is not None:
+        yield f"kind: picture ({picture}); `ldm show` reads what it was drawn with"
+        return
+    megabytes = f"size: {path.stat().st_size / 1e6:,.1f} MB"
+    if form_of(path) == "pickle" and not allow_pickle:
+        yield "kind: pickle, a form that can carry code: not opened"
+        yield megabytes
+        yield f"to look inside: {FLAG} (it is then read by torch's restricted reader, which runs nothing)"
+        return
+    yield from (f"{key}: {value}" for key, value in identify(path, allow_pickle).items())
+    yield megabytes
+    index = told_index(open_stored(path, allow_pickle).metadata)
+    if index is not None:
+        yield from _own(read_own(index, path))
+
+
+def _picture(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(12)
+    for magic, name in _PICTURES.items():
+        if start.startswith(magic) and (name != "WebP" or start.endswith(b"WEBP")):
+            return name
+    return None

@@ -1,0 +1,180 @@
+"""Drawing with a record of every picture, and drawing again from one.
+
+A picture that was drawn in a batch is drawn again in that batch: its companions are in its record, because the sums of
+another batch are rounded in another order. On a CPU in float32 every picture is drawn by itself, so it has none.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ldm.batch import Progress, moves
+from ldm.conditioner import Condition
+from ldm.drawing import Drawing
+from ldm.errors import UserError
+from ldm.images import to_pil
+from ldm.metadata.record import Cost, ModelUsed, Record, hash_pixels, installed_versions
+from ldm.pipeline import EMBEDDED, Pipeline, load
+from ldm.weights.fingerprint import fingerprint
+from ldm.workpieces import PictureFiles, prepare
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A pipeline, and what its pictures' records say about it.
+
+    Attributes:
+        pipeline: ready to draw.
+        place: where the model was read from; None is the one in the package.
+        loading: the arguments of ``ldm.load`` that are not its defaults.
+    """
+
+    pipeline: Pipeline
+    place: str | None
+    loading: dict[str, Any]
+
+    @classmethod
+    def open(cls, place: str | None, loading: dict[str, Any]) -> Studio:
+        """Load a model; ``loading`` is what ``ldm.load`` takes beside it.
+
+        Raises:
+            UserError: it is not to be had.
+        """
+        return cls(load(place, **loading), place, loading)
+
+    def draw(
+        self,
+        conditions: Sequence[Condition],
+        seeds: Sequence[int],
+        how: Drawing,
+        files: PictureFiles = PictureFiles(),  # noqa: B008  frozen, so it can be shared
+        progress: Callable[[int], Progress] | None = None,
+    ) -> list[tuple[Image.Image, Record]]:
+        """Pictures and their records.
+
+        Args:
+            conditions: one prompt, label or None per picture.
+            seeds: one per picture.
+            how: to draw.
+            files: pictures to begin from or to follow.
+            progress: is told how many moves there will be, and gives what is called after each.
+
+        Raises:
+            UserError: anything the user can mend.
+        """
+        pipeline = self.pipeline
+        work = prepare(files, pipeline.model, how)
+        settled = pipeline.settle(work.how, work.inputs)
+        batches = pipeline.batches(conditions, settled)
+        told = progress and progress(len(batches) * moves(settled, work.inputs, pipeline.model))
+        asked = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}
+        found: dict[int, tuple[Image.Image, Record]] = {}
+        for batch in batches:
+            began = time.perf_counter()
+            drawn = pipeline.generate(
+                [conditions[i] for i in batch],
+                [seeds[i] for i in batch],
+                inputs=work.inputs,
+                progress=told,
+                **settled.model_dump(),
+            )
+            images = [work.finish(image) for image in to_pil(drawn)]
+            cost = Cost(seconds=(time.perf_counter() - began) / len(batch), peak_memory=_peak_memory(pipeline.device))
+            company = [[conditions[i], seeds[i]] for i in batch] if len(batch) > 1 else []
+            for place, (i, image) in enumerate(zip(batch, images, strict=True)):
+                drawing = {**asked, **({"batch": company, "place_in_batch": place} if company else {})}
+                found[i] = image, self._record(conditions[i], seeds[i], drawing, files, image, cost)
+        return [found[i] for i in range(len(conditions))]
+
+    def _record(
+        self,
+        condition: Condition,
+        seed: int,
+        drawing: dict[str, Any],
+        files: PictureFiles,
+        image: Image.Image,
+        cost: Cost,
+    ) -> Record:
+        rest = {key: value for key, value in drawing.items() if key != "negative"}
+        folder = EMBEDDED if self.place is None else self.pipeline.model.folder
+        known = {"device": str(self.pipeline.device), "dtype": str(self.pipeline.denoiser.dtype).removeprefix("torch.")}
+        return Record.checked(
+            {
+                "prompt": condition,
+                "negative": drawing["negative"],
+                "seed": seed,
+                "drawing": rest,
+                "inputs": files.named(),
+                "model": ModelUsed(
+                    name=(folder or Path("model")).stem,
+                    source=self.place or "",
+                    hash=fingerprint(folder) if folder else None,
+                ),
+                "loading": {**_plain(self.loading), **known, "threads": torch.get_num_threads()},
+                "versions": installed_versions(),
+                "pixels": hash_pixels(image),
+                "cost": cost,
+            }
+        )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: paths as text, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _peak_memory(device: torch.device) -> float | None:
+    """The most memory in use so far, in MiB: allocated on a GPU, resident otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if platform.system() == "Windows":
+        return None
+    import resource  # which Windows lacks
+
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def draw_again(
+    record: Record, model: str | None = None, progress: Callable[[int], Progress] | None = None
+) -> tuple[Image.Image, Record]:
+    """Draw a picture from its record.
+
+    Args:
+        record: of the picture.
+        model: in place of where the record says that the model was.
+        progress: as that of ``Studio.draw``.
+
+    Raises:
+        UserError: the model or an input is not there, or is another one.
+    """
+    drawing = dict(record.drawing)
+    files = PictureFiles.checked(drawing.pop("pictures", None) or {})
+    company = drawing.pop("batch", None) or [[record.prompt, record.seed]]
+    place = drawing.pop("place_in_batch", 0)
+    loading = {key: value for key, value in record.loading.items() if key != "threads"}
+    found = files.named()
+    for name, file in record.inputs.items():
+        if name not in found or found[name].sha256 != file.sha256:
+            raise UserError(f"{name} ({file.name}) is not the file that the picture was drawn from")
+    studio = Studio.open(model or record.model.source or None, loading)
+    how = Drawing.checked({**drawing, "negative": record.negative})
+    drawn = studio.draw([c for c, _ in company], [s for _, s in company], how, files, progress)
+    image, fresh = drawn[place]
+    if record.model.hash is not None and fresh.model.hash != record.model.hash:
+        raise UserError(
+            f"{studio.place or 'the model in ldm'} is another model than {record.model.name}, which drew it"
+        )
+    return image, fresh

@@ -1,0 +1,94 @@
+"""What the flags of a command ask for, as the library takes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldm.errors import UserError
+from ldm.weights.lora_syntax import parse_lora
+
+_DRAWING = (
+    "sampler",
+    "steps",
+    "eta",
+    "guidance",
+    "guidance_rescale",
+    "guidance_interval",
+    "apg",
+    "prompt_syntax",
+    "clip_skip",
+    "negative",
+    "height",
+    "width",
+    "strength",
+    "variation_seed",
+    "variation_strength",
+    "hires_scale",
+    "hires_upscaler",
+    "hires_strength",
+    "hires_steps",
+    "tiled",
+    "batch_size",
+)
+_LOADING = (
+    "device",
+    "dtype",
+    "attention",
+    "compile",
+    "variant",
+    "revision",
+    "vae",
+    "ema",
+    "prediction",
+    "allow_pickle",
+)
+_PICTURES = (
+    "init",
+    "mask",
+    "fit",
+    "invert_mask",
+    "mask_blur",
+    "only_masked",
+    "padding",
+    "outpaint",
+    "outpaint_fill",
+)
+_CONTROL = re.compile(r"(?P<net>.+?)=(?P<hint>.+?)(:(?P<scale>[\d.]+)(:(?P<start>[\d.]+)-(?P<end>[\d.]+))?)?")
+
+
+def drawing_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of ``ldm.drawing.Drawing``."""
+    return {**{key: flags[key] for key in _DRAWING}, "spacing": flags["scheduler"]}
+
+
+def loading_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``ldm.load`` takes beside the model; only what was asked for."""
+    found = {key: flags[key] for key in _LOADING if flags[key] not in (None, False)}
+    loras = tuple((Path(file), weight) for file, weight in map(parse_lora, flags["loras"] or ()))
+    lists = {"loras": loras, "embeddings": tuple(flags["embeddings"] or ())}
+    return {**found, **{key: value for key, value in lists.items() if value}}
+
+
+def pictures_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of ``ldm.workpieces.PictureFiles``."""
+    found = {key: flags[key] for key in _PICTURES}
+    return {**found, "controls": tuple(parse_control(text) for text in flags["controls"] or ())}
+
+
+def parse_control(text: str) -> dict[str, Any]:
+    """``NET=HINT[:SCALE[:START-END]]`` as fields of ``ldm.workpieces.ControlFile``.
+
+    Raises:
+        UserError: it has another form.
+    """
+    match = _CONTROL.fullmatch(text)
+    if match is None:
+        raise UserError(f"--control is NET=HINT, NET=HINT:SCALE or NET=HINT:SCALE:START-END, got {text!r}")
+    try:
+        numbers = {key: float(match[key]) for key in ("scale", "start", "end") if match[key]}
+    except ValueError as error:
+        raise UserError(f"--control {text!r}: {error}") from error
+    return {"net": Path(match["net"]), "hint": Path(match["hint"]), **numbers}

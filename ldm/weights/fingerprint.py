@@ -1,0 +1,51 @@
+"""A hash that tells a model from others: of the file that holds its U-Net."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from ldm.publishing import write_whole
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ldm" / "hashes.json"
+
+
+def fingerprint(place: Path) -> str | None:
+    """SHA-256 of a single file, or of the weights of a folder's U-Net; None where those are several files.
+
+    Hashing gigabytes takes seconds, so hashes are remembered in the user's cache, by path, size and time of change.
+    """
+    path = place if place.is_file() else _weights(place / "unet")
+    if path is None:
+        return None
+    status = path.stat()
+    key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    known = _read()
+    if key not in known:
+        with path.open("rb") as file:
+            known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        _write(known)
+    return known[key]
+
+
+def _weights(folder: Path) -> Path | None:
+    found = sorted(folder.glob("*.safetensors"))
+    return found[0] if len(found) == 1 else None
+
+
+def _read() -> dict[str, str]:
+    try:
+        found = json.loads(_CACHE.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or damaged: it is only a cache
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(known: dict[str, str]) -> None:
+    try:
+        _CACHE.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(_CACHE, lambda path: path.write_text(json.dumps(known), encoding="utf-8"))
+    except OSError:  # a home that cannot be written: the hash is computed again next time
+        return

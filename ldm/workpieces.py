@@ -1,0 +1,178 @@
+"""Picture files that a drawing begins from or follows, brought to what the model takes; and the way back.
+
+init, mask -> outpainting room -> the masked region, if only that is drawn -> the size that is drawn
+drawn picture -> back into its region, with what the mask keeps untouched
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from pydantic import Field
+
+from ldm.diffusion.control import Control
+from ldm.drawing import Drawing, Inputs
+from ldm.errors import UserError
+from ldm.images import from_pil
+from ldm.metadata.record import InputFile, input_file
+from ldm.models.controlnet import ControlNet
+from ldm.open_picture import open_picture
+from ldm.regions import Box, fit_image, masked_region, pad_for_outpainting, paste_back, prepare_mask
+from ldm.schema import Settings
+from ldm.weights.components import Reading, load_module
+from ldm.weights.model import Model
+
+
+class ControlFile(Settings):
+    """A ControlNet and the picture it is to follow.
+
+    Attributes:
+        net: a folder of diffusers' ``ControlNetModel``.
+        hint: a picture, such as of edges.
+        scale, start, end: see ``ldm.diffusion.control.Control``.
+    """
+
+    net: Path
+    hint: Path
+    scale: float = 1.0
+    start: float = Field(default=0.0, ge=0, le=1)
+    end: float = Field(default=1.0, ge=0, le=1)
+
+
+class PictureFiles(Settings):
+    """Which files, and what is done to them first.
+
+    Attributes:
+        init: a picture to begin from.
+        mask: of the same proportions, white where to draw anew.
+        fit: how ``init`` comes to the size that is drawn: see ``ldm.regions.fit_image``.
+        invert_mask: draw where the mask is black.
+        mask_blur: softens the mask's border, in pixels.
+        only_masked: draw the masked region alone, at the full size, and put it back into the picture.
+        padding: pixels of surroundings that ``only_masked`` sees.
+        outpaint: pixels of room to add left, above, right and below, and to draw there.
+        outpaint_fill: what the room holds at first, ``edge`` or ``noise``.
+        controls: ControlNets.
+    """
+
+    init: Path | None = None
+    mask: Path | None = None
+    fit: Literal["resize", "crop", "fill"] = "resize"
+    invert_mask: bool = False
+    mask_blur: float = Field(default=0.0, ge=0)
+    only_masked: bool = False
+    padding: int = Field(default=32, ge=0)
+    outpaint: tuple[int, int, int, int] | None = None
+    outpaint_fill: Literal["edge", "noise"] = "edge"
+    controls: tuple[ControlFile, ...] = ()
+
+    def named(self) -> dict[str, InputFile]:
+        """Name and hash of every picture, for the record."""
+        found = {"init": self.init, "mask": self.mask}
+        found |= {f"hint {i + 1}": control.hint for i, control in enumerate(self.controls)}
+        return {name: input_file(path) for name, path in found.items() if path is not None}
+
+
+@dataclass(frozen=True)
+class Workpiece:
+    """What is drawn from picture files.
+
+    Attributes:
+        inputs: for the pipeline.
+        how: with the size that is drawn.
+        finish: a drawn picture to the one that is wanted.
+    """
+
+    inputs: Inputs
+    how: Drawing
+    finish: Callable[[Image.Image], Image.Image]
+
+
+def prepare(files: PictureFiles, model: Model, how: Drawing) -> Workpiece:
+    """Open what ``files`` names and bring it to size.
+
+    Raises:
+        UserError: a file is no picture, or something is asked for that lacks its other half.
+    """
+    _check(files)
+    mode = "L" if model.codec.colours == 1 else "RGB"
+    if files.init is None:
+        how = how.model_copy(update={"height": how.height or model.size[0], "width": how.width or model.size[1]})
+        return Workpiece(Inputs(controls=_controls(files, model, how)), how, lambda drawn: drawn)
+    picture, mask = _opened(files, mode)
+    box = _region(files, picture, mask, model, how)
+    how = _sized(how, model, picture if box is None else None)
+    width, height = how.width or 0, how.height or 0
+    part, part_mask = (picture, mask) if box is None else (picture.crop(box), mask and mask.crop(box))
+    fitted = fit_image(part, width, height, files.fit)
+    # softened at its own size already, so here it is brought to size alone
+    fitted_mask = part_mask and prepare_mask(part_mask, width, height, files.fit)
+    inputs = Inputs(
+        from_pil(fitted)[None],
+        (from_pil(fitted_mask)[None] + 1) / 2 if fitted_mask else None,
+        _controls(files, model, how),
+    )
+
+    def finish(drawn: Image.Image) -> Image.Image:
+        return drawn if box is None or mask is None else paste_back(picture, drawn, box, mask)
+
+    return Workpiece(inputs, how, finish)
+
+
+def _check(files: PictureFiles) -> None:
+    for key in ("mask", "outpaint"):
+        if getattr(files, key) is not None and files.init is None:
+            raise UserError(f"{key} needs a picture to begin from (init)")
+    if files.outpaint is not None and (files.mask is not None or files.only_masked):
+        raise UserError("outpaint makes a mask of its own: leave out mask and only_masked")
+    if files.mask is None and files.outpaint is None and (files.invert_mask or files.mask_blur):
+        raise UserError("invert_mask and mask_blur need a mask")
+    if files.only_masked and files.mask is None:
+        raise UserError("only_masked needs a mask")
+
+
+def _opened(files: PictureFiles, mode: Literal["L", "RGB"]) -> tuple[Image.Image, Image.Image | None]:
+    """The picture, with its room, and its mask at the picture's size."""
+    assert files.init is not None
+    picture = open_picture(files.init, mode)
+    if files.outpaint is not None:
+        picture, mask = pad_for_outpainting(picture, *files.outpaint, fill=files.outpaint_fill)
+        return picture, prepare_mask(mask, *picture.size, blur=files.mask_blur)
+    if files.mask is None:
+        return picture, None
+    mask = open_picture(files.mask, "L")
+    return picture, prepare_mask(mask, *picture.size, invert=files.invert_mask, blur=files.mask_blur)
+
+
+def _region(
+    files: PictureFiles, picture: Image.Image, mask: Image.Image | None, model: Model, how: Drawing
+) -> Box | None:
+    if not files.only_masked or mask is None:
+        return None
+    return masked_region(mask, files.padding, how.width or model.size[1], how.height or model.size[0])
+
+
+def _sized(how: Drawing, model: Model, picture: Image.Image | None) -> Drawing:
+    """With the size that is drawn: what was asked for, or the picture's to the nearest that the codec takes."""
+    factor = model.codec.factor
+    own = (model.size[1], model.size[0]) if picture is None else picture.size
+    width, height = (max(factor, round(side / factor) * factor) for side in own)
+    return how.model_copy(update={"width": how.width or width, "height": how.height or height})
+
+
+def _controls(files: PictureFiles, model: Model, how: Drawing) -> tuple[Control, ...]:
+    found, first = [], next(model.net.parameters(), torch.empty(0))
+    for control in files.controls:
+        net = load_module(control.net, Reading(dtype=first.dtype))
+        if not isinstance(net, ControlNet):
+            raise UserError(f"{control.net} holds a {type(net).__name__}, not a ControlNet")
+        mode = "L" if net.config.conditioning_channels == 1 else "RGB"
+        hint = fit_image(open_picture(control.hint, mode), how.width or 0, how.height or 0, files.fit)
+        net.to(first.device)
+        found.append(Control(net, (from_pil(hint)[None] + 1) / 2, control.scale, control.start, control.end))
+    return tuple(found)

@@ -1,0 +1,528 @@
+"""Models from one form into another: every tensor and every setting as it was, and nothing spoilt on the way."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_single_file import SMALL, assert_same, clip_state, full_size, part_of, with_average
+from test_training_failures import leave, small_disk  # noqa: F401
+from tiny_families import FAMILIES
+from tiny_models import vae, written
+from torch import Tensor
+
+import ldm
+from ldm.convert_command import convert_files
+from ldm.errors import UserError
+from ldm.weights.components import describe
+from ldm.weights.converting import convert_lora, convert_model
+from ldm.weights.families import FAMILIES as TABLE
+from ldm.weights.families import Part
+from ldm.weights.lora import Lora, LoraLayer, merge_loras
+from ldm.weights.lora_files import read_lora, save_lora
+from ldm.weights.lora_names import layers_of
+from ldm.weights.model import load_model, save_model
+from ldm.weights.modelspec import CONFIGS, INDEX, TOKENIZERS
+from ldm.weights.opening import Loading, lora_targets, open_model
+from ldm.weights.papers import is_usual, read_papers, usual_tokenizer
+from ldm.weights.single_file import joined, write_single_file
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+PNDM = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "skip_prk_steps": True, "beta_end": 0.012}
+PNDM |= {"beta_start": 0.00085, "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1}
+
+
+@functools.cache
+def kept() -> Path:
+    """A folder that lives as long as the tests, for what several of them copy."""
+    folder = tempfile.TemporaryDirectory()
+    _folders.append(folder)
+    return Path(folder.name)
+
+
+def folder_of(family: str, place: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """A model folder with marks of other programs, which must not get lost."""
+    made = kept() / f"{family} {dtype}"
+    if not made.exists():
+        save_model(FAMILIES[family](), made, dtype)
+        change(made / "model_index.json", _diffusers_version="0.6.0")
+        change(made / "unet" / "config.json", _name_or_path="somewhere", center_input_sample=False)
+    return Path(shutil.copytree(made, place))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """What each file of a folder holds; of JSON what it says, not how it is written."""
+    found: dict[str, Any] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            raw = path.read_bytes()
+            found[path.relative_to(folder).as_posix()] = json.loads(raw) if path.suffix == ".json" else raw
+    return found
+
+
+def header(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def tensors_of(folder: Path, variant: str = "") -> dict[str, dict[str, Tensor]]:
+    return {path.parent.name: load_file(path) for path in folder.glob(f"*/*{variant}.safetensors")}
+
+
+# ------------------------------------------------------------------------------- there and back
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [("sd1", "fp32"), ("sd1", "fp16"), ("sd1", "bf16"), ("sd2", "fp16"), ("sdxl", "bf16"), ("sdxl-empty", "fp32")],
+)
+def test_a_folder_returns_as_it_was(family: str, dtype: str, tmp_path: Path) -> None:
+    """Tensors, configurations, tokenizers and what the model likes to be drawn with: all that is in the folder."""
+    folder = folder_of(family, tmp_path / "model", DTYPES[dtype])
+    change(folder / "scheduler" / "scheduler_config.json", timestep_spacing="trailing", _diffusers_version="0.6.0")
+    done = convert_model(folder, tmp_path / "one.safetensors", "single-file")
+    assert done.dtypes == str(DTYPES[dtype]).removeprefix("torch.")
+    assert done.size == sum(t.numel() * t.itemsize for t in load_file(done.path).values())
+    convert_model(done.path, tmp_path / "back", "diffusers")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
+def test_the_class_of_the_scheduler_survives(tmp_path: Path) -> None:
+    folder = folder_of("sd1", tmp_path / "model")
+    change(folder / "scheduler" / "scheduler_config.json", **PNDM)
+    change(folder / "model_index.json", scheduler=["diffusers", "PNDMScheduler"])
+    convert_model(folder, tmp_path / "one.safetensors", "single-file")
+    convert_model(tmp_path / "one.safetensors", tmp_path / "back", "diffusers")
+    assert contents(tmp_path / "back") == contents(folder)
+    opened = DiffusionPipeline.from_pretrained(tmp_path / "back")
+    assert type(opened.scheduler).__name__ == "PNDMScheduler"
+
+
+def test_the_model_in_the_package_draws_the_same(tmp_path: Path) -> None:
+    """It has a tokenizer of its own, defaults of its own and a record of its training: all go along."""
+    folder = ldm.load().model.folder
+    assert folder is not None
+    done = convert_model(folder, tmp_path / "digits.safetensors", "single-file")
+    assert done.tokenizers == ["tokenizer"]
+    before, after = (ldm.load(place, device="cpu", dtype="fp32") for place in (folder, done.path))
+    for field in ("defaults", "provenance", "size", "prediction", "process"):
+        assert getattr(after.model, field) == getattr(before.model, field), field
+    pictures = [pipe("a thick seven", seed=3, steps=2)[0].tobytes() for pipe in (before, after)]
+    assert pictures[0] == pictures[1]
+
+
+def foreign(kind: str, place: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """A single file without our index, for CLIP's own vocabulary."""
+    made = kept() / f"{kind} {dtype}.safetensors"
+    if not made.exists():
+        _write_foreign(kind, made, dtype)
+    return Path(shutil.copy(made, place))
+
+
+def _write_foreign(kind: str, place: Path, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    parts = {}
+    for name, config in SMALL[kind].items():
+        text = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 2}
+        parts[name] = part_of({**config, **(text if name.startswith("text") else {})})
+        parts[name].tensors = {
+            key: (value + 0.1 * torch.randn_like(value)).to(dtype) for key, value in parts[name].tensors.items()
+        }
+    write_single_file({**parts, "scheduler": Part({**PNDM, "prediction_type": "epsilon"})}, place, title="Käfer")
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("sd1", "fp32"), ("sd1", "fp16"), ("sd2", "bf16"), ("sdxl", "fp16")])
+def test_a_file_returns_as_it_was(kind: str, dtype: str, tmp_path: Path) -> None:
+    first = foreign(kind, tmp_path / "first.safetensors", DTYPES[dtype])
+    convert_model(first, tmp_path / "folder", "diffusers")
+    convert_model(tmp_path / "folder", tmp_path / "second.safetensors", "single-file")
+    assert_same(load_file(tmp_path / "second.safetensors"), load_file(first))
+    before, after = header(first), header(tmp_path / "second.safetensors")
+    for name, config in json.loads(before[CONFIGS]).items():
+        again = json.loads(after[CONFIGS])[name]
+        assert {key: again[key] for key in config} == config
+    assert TOKENIZERS not in after  # CLIP's own
+    index = json.loads((tmp_path / "folder" / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "PNDMScheduler"]
+    assert "_ldm" not in index  # it was not trained here, and its scheduler tells how to draw
+
+
+@pytest.mark.parametrize("family", TABLE, ids=lambda family: family.name)
+def test_configurations_of_the_families_are_taken_as_they_are(family: Any, tmp_path: Path) -> None:
+    tensors = {name: torch.zeros(1).expand(t.shape) for name, t in joined(full_size(family)).items()}
+    torch.save(tensors, tmp_path / "any.ckpt")
+    found = read_papers(tmp_path / "any.ckpt", allow_pickle=True)
+    side = found.configs["vae"]["sample_size"]
+    assert found.configs["unet"] == family.unet_config(side)
+    assert found.configs["scheduler"].items() >= family.scheduler_config().items()
+    assert found.index is None
+
+
+def test_a_header_keeps_what_its_author_wrote(tmp_path: Path) -> None:
+    first = foreign("sd1", tmp_path / "first.safetensors")
+    metadata = {**header(first), "modelspec.author": "Ada", "modelspec.license": "CC0", "other": "x"}
+    save_file({**load_file(first), "betas": torch.ones(3)}, first, metadata=metadata)
+    done = convert_model(first, tmp_path / "half.safetensors", "single-file", dtype=torch.float16)
+    after = header(done.path)
+    kept = {"title": "Käfer", "author": "Ada", "license": "CC0"}
+    assert {key: after[f"modelspec.{key}"] for key in kept} == kept
+    assert done.left_out == ["betas"]
+    expected = {name: value.half() for name, value in load_file(first).items() if name != "betas"}
+    assert_same(load_file(done.path), expected)
+
+
+# ------------------------------------------------------------------------------ with diffusers
+
+
+@pytest.mark.parametrize(("family", "kind"), [("sd1", StableDiffusionPipeline), ("sdxl", StableDiffusionXLPipeline)])
+def test_diffusers_opens_the_file(family: str, kind: Any, tmp_path: Path) -> None:
+    folder = folder_of(family, tmp_path / "model")
+    convert_model(folder, tmp_path / "one.safetensors", "single-file")
+    extra = {} if family == "sdxl" else {"safety_checker": None, "requires_safety_checker": False}
+    file = str(tmp_path / "one.safetensors")
+    opened = kind.from_single_file(file, config=str(folder), local_files_only=True, **extra)
+    assert_same_modules(opened, tensors_of(folder))
+
+
+def assert_same_modules(opened: Any, expected: dict[str, dict[str, Tensor]]) -> None:
+    for name, tensors in expected.items():
+        module = getattr(opened, name)
+        assert_same(clip_state(module) if name.startswith("text") else dict(module.state_dict()), tensors)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_diffusers_opens_the_half_variant(family: str, tmp_path: Path) -> None:
+    folder, half = folder_of(family, tmp_path / "model"), tmp_path / "half"
+    convert_model(folder, half, "diffusers", half_variant=True)
+    files = {path.relative_to(half).as_posix() for path in half.rglob("*.safetensors")}
+    whole = {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
+    assert files == {name.replace(".safetensors", ".fp16.safetensors") for name in whole}
+    opened = DiffusionPipeline.from_pretrained(half, variant="fp16", torch_dtype=torch.float16)
+    halved = {name: {k: v.half() for k, v in part.items()} for name, part in tensors_of(folder).items()}
+    assert_same_modules(opened, halved)
+    # and we read it too, on into a single file
+    convert_model(half, tmp_path / "one.safetensors", "single-file", Loading(variant="fp16"))
+    convert_model(folder, tmp_path / "two.safetensors", "single-file", dtype=torch.float16)
+    assert_same(load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors"))
+
+
+def test_a_file_becomes_a_folder_that_diffusers_draws_with(tmp_path: Path) -> None:
+    """In half precision too, where transformers would compute in another dtype than diffusers."""
+    file = foreign("sd1", tmp_path / "one.safetensors", torch.float16)
+    convert_model(file, tmp_path / "folder", "diffusers")
+    opened = DiffusionPipeline.from_pretrained(tmp_path / "folder")
+    opened.set_progress_bar_config(disable=True)
+    picture = opened("a cat", num_inference_steps=2, height=32, width=32, output_type="pt").images
+    assert picture.shape == (1, 3, 32, 32)
+    assert (
+        opened.tokenizer("a cat sat").input_ids == usual_tokenizer({"hidden_act": "quick_gelu"})("a cat sat").input_ids
+    )
+
+
+# ------------------------------------------------------------------------- other sources, changes
+
+
+def test_shards_and_pickles_become_one_file(tmp_path: Path) -> None:
+    folder = folder_of("sd1", tmp_path / "model")
+    expected = tensors_of(folder)
+    model = UNet2DConditionModel.from_pretrained(folder / "unet")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    model.save_pretrained(folder / "unet", max_shard_size="100KB")
+    assert len(list((folder / "unet").glob("*.safetensors"))) > 1
+    torch.save(expected["vae"], folder / "vae" / "diffusion_pytorch_model.bin")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="--allow-pickle"):
+        convert_model(folder, tmp_path / "copy", "diffusers")
+    convert_model(folder, tmp_path / "copy", "diffusers", Loading(allow_pickle=True))
+    for name, tensors in tensors_of(tmp_path / "copy").items():
+        assert_same(tensors, expected[name])
+
+
+def test_a_checkpoint_becomes_safetensors(tmp_path: Path) -> None:
+    """A pickle has no header; where its tensors are of a family that is known, it needs none."""
+    parts = full_size(TABLE[0])
+    torch.save(
+        {"state_dict": {n: torch.zeros(1).expand(t.shape) for n, t in joined(parts).items()}}, tmp_path / "a.ckpt"
+    )
+    with pytest.raises(UserError, match=r"a\.ckpt is a pickle.*--allow-pickle"):
+        convert_model(tmp_path / "a.ckpt", tmp_path / "a.safetensors", "single-file")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+@pytest.mark.parametrize("kind", ["label", "unconditional"])
+def test_pixel_models_stay_folders(kind: str, tmp_path: Path) -> None:
+    folder = written(kind, tmp_path / "model")
+    with pytest.raises(UserError, match="no vae and no text_encoder: keep this model as a folder"):
+        convert_model(folder, tmp_path / "one.safetensors", "single-file")
+    convert_model(folder, tmp_path / "copy", "diffusers")
+    assert contents(tmp_path / "copy") == contents(folder)
+    convert_model(folder, tmp_path / "half", "diffusers", half_variant=True)
+    found = open_model(tmp_path / "half", Loading(variant="fp16"))
+    assert_same(dict(found.net.state_dict()), {k: v.half() for k, v in load_model(folder).net.state_dict().items()})
+
+
+def test_what_the_layout_has_no_place_for_stays_a_folder(tmp_path: Path) -> None:
+    folder = folder_of("lcm", tmp_path / "model")
+    with pytest.raises(UserError, match=r"no place for 1 tensors of the unet.*keep this model as a folder"):
+        convert_model(folder, tmp_path / "one.safetensors", "single-file")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_parts_that_nothing_draws_with_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of("sd1", tmp_path / "model")
+    change(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+    change(folder / "model_index.json", requires_safety_checker=True)
+    convert_files(str(folder), tmp_path / "copy", "diffusers", {})
+    assert "left out, as nothing draws with it: 1 (safety_checker)" in capsys.readouterr().out
+    assert DiffusionPipeline.from_pretrained(tmp_path / "copy").safety_checker is None
+
+
+def test_the_moving_average(tmp_path: Path) -> None:
+    file = foreign("sd1", tmp_path / "one.safetensors")
+    plain = load_file(file)
+    save_file(with_average(plain), file, metadata=header(file))
+    convert_model(file, tmp_path / "ema.safetensors", "single-file", Loading(ema=True))
+    unet = "model.diffusion_model."
+    expected = {name: -value if name.startswith(unet) else value for name, value in plain.items()}
+    assert_same(load_file(tmp_path / "ema.safetensors"), expected)
+
+
+def test_another_autoencoder(tmp_path: Path) -> None:
+    folder = folder_of("sd1", tmp_path / "model")
+    other = vae(3)
+    write_single_file({"vae": Part(describe(other), dict(other.state_dict()))}, tmp_path / "vae.safetensors")
+    convert_model(folder, tmp_path / "new", "diffusers", Loading(vae=tmp_path / "vae.safetensors"))
+    found, before = tensors_of(tmp_path / "new"), tensors_of(folder)
+    assert_same(found["vae"], dict(other.state_dict()))
+    assert_same(found["unet"], before["unet"])
+    config = json.loads((tmp_path / "new" / "vae" / "config.json").read_text())
+    assert config["scaling_factor"] == json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"]
+
+
+@pytest.mark.parametrize("form", ["diffusers", "single-file"])
+def test_another_prediction_type(form: Any, tmp_path: Path) -> None:
+    target = tmp_path / ("v" if form == "diffusers" else "v.safetensors")
+    convert_model(folder_of("sd1", tmp_path / "model"), target, form, Loading(prediction="v"))
+    assert open_model(target, Loading()).prediction == "v"
+    if form == "single-file":
+        assert header(target)["modelspec.prediction_type"] == "v"
+
+
+def made_lora(targets: dict[str, Any], dtype: torch.dtype = torch.float32) -> Lora:
+    generator = torch.Generator().manual_seed(5)
+
+    def noise(*shape: int) -> Tensor:
+        return (0.1 * torch.randn(shape, generator=generator)).to(dtype)
+
+    found: dict[str, dict[str, LoraLayer]] = {}
+    for target, module in targets.items():
+        for k, (name, layer) in enumerate(list(layers_of(module).items())[3::4]):
+            out, *inner = layer.weight.shape
+            ones = [1] * (len(inner) - 1)
+            found.setdefault(target, {})[name] = LoraLayer(noise(2 + k % 2, *inner), noise(out, 2 + k % 2, *ones), 1.5)
+    return Lora("style", found)
+
+
+def test_a_lora_is_merged(tmp_path: Path) -> None:
+    folder = folder_of("sd1", tmp_path / "model")
+    model = load_model(folder)
+    lora = made_lora(lora_targets(model))
+    save_lora(lora, tmp_path / "style.safetensors")
+    options = {"loras": (f"{tmp_path / 'style.safetensors'}:0.5",), "dtype": "fp16"}
+    convert_files(str(folder), tmp_path / "merged", "diffusers", options)
+    merge_loras(lora_targets(model), [(lora, 0.5)])
+    expected = {key: value.half() for key, value in model.net.state_dict().items()}
+    assert_same(tensors_of(tmp_path / "merged")["unet"], expected)  # rounded once, after the merge
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("dtype", DTYPES.values())
+def test_loras_change_their_names_alone(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = FAMILIES[family]()
+    targets = lora_targets(model)
+    files = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    save_lora(made_lora(targets, dtype), files[0], "peft")
+    convert_lora(files[0], files[1], "kohya", model)
+    done = convert_lora(files[1], files[2], "peft", model)
+    assert_same(load_file(files[2]), load_file(files[0]))
+    assert set(done.parts) == targets.keys()
+    first, second = (read_lora(file, targets) for file in files[:2])
+    for target, layers in first.layers.items():
+        for name, layer in layers.items():
+            other = second.layers[target][name]
+            assert (other.alpha, other.rank) == (layer.alpha, layer.rank)
+            assert_same({"down": other.down, "up": other.up}, {"down": layer.down, "up": layer.up})
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+def refused(run: Callable[[], object], place: Path, message: str) -> None:
+    """The message, and that nothing has changed in ``place``."""
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=message):
+        run()
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of("sd1", tmp_path_factory.mktemp("refusals") / "model")
+
+
+@pytest.mark.parametrize(
+    ("target", "form", "message"),
+    [
+        ("model", "diffusers", "is what is converted"),
+        ("link", "diffusers", "is what is converted"),
+        ("model/inside", "diffusers", "is inside"),
+        ("model/one.safetensors", "single-file", "is inside"),
+        ("letters", "diffusers", "holds something that is no model"),
+        ("letters/a.txt", "diffusers", "holds something that is no model"),
+        ("letters/b.safetensors", "single-file", "is there and no model"),
+        ("lora.safetensors", "single-file", "is there and no model"),
+        ("one", "single-file", "is written to a .safetensors file"),
+        ("one.ckpt", "single-file", "is written to a .safetensors file"),
+        ("one.safetensors", "diffusers", "is written to a folder"),
+        ("letters/a.txt/one.safetensors", "single-file", "cannot be written"),
+        ("letters/a.txt/one", "diffusers", "cannot be written"),
+        ("one", "onnx", "unknown form of a model 'onnx'"),
+    ],
+)
+def test_where_nothing_is_written(model: Path, target: str, form: Any, message: str) -> None:
+    place = model.parent
+    (place / "letters").mkdir(exist_ok=True)
+    (place / "letters" / "a.txt").write_text("dear")
+    (place / "letters" / "b.safetensors").write_text("dear")
+    save_file({"lora_unet_mid.lora_down.weight": torch.ones(2, 2)}, place / "lora.safetensors")
+    (place / "link").unlink(missing_ok=True)
+    (place / "link").symlink_to(model)
+    refused(lambda: convert_model(model, place / target, form), place, message)
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    outer = written("text", tmp_path / "outer")
+    inner = written("text", outer / "inner")
+    refused(lambda: convert_model(inner, outer, "diffusers"), tmp_path, "which is read, is inside")
+    file = foreign("sd1", tmp_path / "one.safetensors")
+    refused(lambda: convert_model(file, file, "single-file"), tmp_path, "is what is converted")
+    how = Loading(vae=file)
+    refused(lambda: convert_model(outer, file, "single-file", how), tmp_path, "is what is converted")
+
+
+def test_a_model_is_replaced_whole(tmp_path: Path) -> None:
+    target = written("label", tmp_path / "old")
+    convert_model(written("text", tmp_path / "new"), target, "diffusers")
+    assert contents(target) == contents(tmp_path / "new")
+    file = foreign("sd1", tmp_path / "one.safetensors")
+    convert_model(tmp_path / "new", file, "single-file")
+    assert open_model(file, Loading()).size == (32, 32)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_damaged_sources(share: float, tmp_path: Path) -> None:
+    folder = written("text", tmp_path / "model")
+    file = foreign("sd1", tmp_path / "one.safetensors")
+    for damaged in (file, folder / "vae" / "diffusion_pytorch_model.safetensors"):
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[: int(share * len(content))])
+        source = damaged if damaged == file else folder
+        for target, form in (("out", "diffusers"), ("out.safetensors", "single-file")):
+            run = lambda source=source, target=target, form=form: convert_model(source, tmp_path / target, form)  # type: ignore[misc]  # noqa: E731
+            refused(run, tmp_path, "is damaged")
+    refused(lambda: convert_model(tmp_path / "no", tmp_path / "out", "diffusers"), tmp_path, "no such folder")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (TOKENIZERS, {"tokenizer": {"../../escaped.txt": "x"}}, r"\.\./\.\./escaped.txt', which is no file of a tok"),
+        (TOKENIZERS, {"../tokenizer": {"vocab.json": "x"}}, "which is no file of a tokenizer"),
+        (TOKENIZERS, {"tokenizer": {"vocab.json": 3}}, "which is no file of a tokenizer"),
+        (TOKENIZERS, {"tokenizer": {"vocab.json": "{", "tokenizer_config.json": "{}"}}, "tokenizer"),
+        (TOKENIZERS, {"tokenizer": 3}, f"{TOKENIZERS} in its header is damaged"),
+        (INDEX, [], f"{INDEX} in its header is damaged"),
+        (INDEX, {"_ldm": {"defaults": {"sampler": "dimm"}}}, "did you mean 'ddim'"),
+    ],
+)
+def test_hostile_headers(field: str, value: Any, message: str, tmp_path: Path) -> None:
+    file = foreign("sd1", tmp_path / "one.safetensors")
+    save_file(load_file(file), file, metadata={**header(file), field: json.dumps(value)})
+    refused(lambda: convert_model(file, tmp_path / "out", "diffusers"), tmp_path, message)
+
+
+@pytest.mark.parametrize("form", ["diffusers", "single-file"])
+def test_a_full_disk(form: Any, small_disk: Path, tmp_path: Path) -> None:  # noqa: F811
+    source = written("text", tmp_path / "model")
+    target = small_disk / ("old" if form == "diffusers" else "old.safetensors")
+    convert_model(source, target, form, dtype=torch.float16)
+    leave(small_disk, sum(path.stat().st_size for path in source.rglob("*.safetensors")) // 2)
+    refused(lambda: convert_model(source, target, form), small_disk, "cannot be written")
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", target.name]
+
+
+def test_loras_that_are_not_converted(tmp_path: Path) -> None:
+    sd1, sdxl = FAMILIES["sd1"](), FAMILIES["sdxl"]()
+    lora = tmp_path / "style.safetensors"
+    save_lora(made_lora(lora_targets(sd1)), lora)
+    other = foreign("sd1", tmp_path / "model.safetensors")
+    new = tmp_path / "new.safetensors"
+    refused(lambda: convert_lora(lora, lora, "kohya", sd1), tmp_path, "is what is converted")
+    refused(lambda: convert_lora(lora, other, "kohya", sd1), tmp_path, "is there and no LoRA")
+    refused(lambda: convert_lora(other, new, "kohya", sd1), tmp_path, "holds no LoRA")
+    refused(lambda: convert_lora(lora, new, "kohya", sdxl), tmp_path, "does not fit this model")
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "message"),
+    [
+        ("onnx", {}, "unknown form 'onnx'"),
+        ("diffusers", {"dtype": "fp8"}, "unknown dtype 'fp8'"),
+        ("diffusers", {"dtype": "bf16", "half_variant": True}, "half_variant means float16, and dtype says bfloat16"),
+        ("single-file", {"half_variant": True}, "half_variant is for folders"),
+        ("diffusers", {"model": "x"}, "model says which model a LoRA is for"),
+        ("diffusers", {"ema": True}, "ema is for single files"),
+        ("diffusers", {"variant": "fp16"}, "variants there: \\(none\\)"),
+        ("diffusers", {"prediction": "x"}, "prediction should be one of epsilon, v"),
+        ("kohya", {}, "give one as model"),
+        ("peft", {"model": "x", "dtype": "fp16", "ema": False}, "^dtype: for models, and peft is a naming of LoRAs"),
+    ],
+)
+def test_flags_that_do_not_go_together(model: Path, to: str, options: dict[str, Any], message: str) -> None:
+    target = model.parent / ("out" if to == "diffusers" else "out.safetensors")
+    refused(lambda: convert_files(str(model), target, to, options), model.parent, message)
+
+
+def test_one_line_says_what_was_done(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert_files(str(model), tmp_path / "one.safetensors", "single-file", {"dtype": "fp16"})
+    shown = capsys.readouterr()
+    megabytes = sum(value.numel() * 2 for value in load_file(tmp_path / "one.safetensors").values()) / 1e6
+    first, note = shown.out.splitlines()
+    assert first.startswith(f"{tmp_path / 'one.safetensors'}: unet, vae, text_encoder, {megabytes:,.1f} MB, float16, ")
+    assert first.endswith(" s")
+    assert note.startswith("its tokenizer is not CLIP's own")
+    assert shown.err == ""
+
+
+def test_which_tokenizers_are_clips_own() -> None:
+    for config in ({"hidden_act": "quick_gelu"}, {"hidden_act": "gelu"}):
+        tokenizer = usual_tokenizer(config)
+        assert is_usual(tokenizer, config)
+        tokenizer.add_tokens(["<cat>"])
+        assert not is_usual(tokenizer, config)
+    assert not is_usual(usual_tokenizer({"hidden_act": "gelu"}), {"hidden_act": "quick_gelu"})
