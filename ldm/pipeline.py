@@ -200,9 +200,10 @@ def _check_controls(controls: Sequence[Control], model: Model) -> None:
             ("width of the pooled prompt", net.config.pooled_dim, steered.config.pooled_dim),
             ("widths on the way down", net.skip_channels, steered.skip_channels),
             ("factor from hint to latents", net.config.factor, model.codec.factor),
+            ("dtype", net.conv_in.weight.dtype, steered.conv_in.weight.dtype),
         ):
             if own != wanted:
-                raise UserError(f"ControlNet {i + 1} is for another model: its {what} is {own}, and here {wanted}")
+                raise UserError(f"ControlNet {i + 1} does not fit this model: its {what} is {own}, and here {wanted}")
 
 
 def _check_request(conditions: Sequence[Condition], seeds: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ another batch are rounded in another order. On a CPU in float32 every picture is
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from ldm.weights.fingerprint import fingerprint
 from ldm.workpieces import PictureFiles, prepare
 
 
-@dataclass(frozen=True)
+@dataclass
 class Studio:
     """A pipeline, and what its pictures' records say about it.
 
@@ -94,6 +95,16 @@ class Studio:
                 found[i] = image, self._record(conditions[i], seeds[i], drawing, files, image, cost)
         return [found[i] for i in range(len(conditions))]
 
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """What tells the model from others."""
+        folder = self._folder
+        return fingerprint(folder) if folder else None
+
+    @property
+    def _folder(self) -> Path | None:
+        return EMBEDDED if self.place is None else self.pipeline.model.folder
+
     def _record(
         self,
         condition: Condition,
@@ -104,7 +115,6 @@ class Studio:
         cost: Cost,
     ) -> Record:
         rest = {key: value for key, value in drawing.items() if key != "negative"}
-        folder = EMBEDDED if self.place is None else self.pipeline.model.folder
         known = {"device": str(self.pipeline.device), "dtype": str(self.pipeline.denoiser.dtype).removeprefix("torch.")}
         return Record.checked(
             {
@@ -114,9 +124,9 @@ class Studio:
                 "drawing": rest,
                 "inputs": files.named(),
                 "model": ModelUsed(
-                    name=(folder or Path("model")).stem,
+                    name=(self._folder or Path("model")).stem,
                     source=self.place or "",
-                    hash=fingerprint(folder) if folder else None,
+                    hash=self.fingerprint,
                 ),
                 "loading": {**_plain(self.loading), **known, "threads": torch.get_num_threads()},
                 "versions": installed_versions(),
@@ -170,11 +180,7 @@ def draw_again(
         if name not in found or found[name].sha256 != file.sha256:
             raise UserError(f"{name} ({file.name}) is not the file that the picture was drawn from")
     studio = Studio.open(model or record.model.source or None, loading)
+    if record.model.hash is not None and studio.fingerprint != record.model.hash:
+        raise UserError(f"{studio.place or 'the model in ldm'} is not {record.model.name}, which drew the picture")
     how = Drawing.checked({**drawing, "negative": record.negative})
-    drawn = studio.draw([c for c, _ in company], [s for _, s in company], how, files, progress)
-    image, fresh = drawn[place]
-    if record.model.hash is not None and fresh.model.hash != record.model.hash:
-        raise UserError(
-            f"{studio.place or 'the model in ldm'} is another model than {record.model.name}, which drew it"
-        )
-    return image, fresh
+    return studio.draw([c for c, _ in company], [s for _, s in company], how, files, progress)[place]

@@ -159,7 +159,7 @@ LORA = {**pair("lora_unet_mid", "lora_down", "lora_up"), **pair("lora_te_x", "lo
 @pytest.mark.parametrize(
     ("tensors", "facts"),
     [
-        (LORA, ("kind: LoRA", "naming: kohya", "rank: 4, 2", "parts: unet, text encoder", "layers: 2")),
+        (LORA, ("kind: LoRA", "naming: kohya", "rank: 2, 4", "parts: unet, text encoder", "layers: 2")),
         (pair("unet.mid", "lora_A", "lora_B"), ("kind: LoRA", "naming: diffusers", "tensors: 2 of 64 numbers")),
         ({"emb_params": torch.ones(2, 768)}, ("kind: textual inversion", "width: 768", "tokens: 2")),
         ({"control_model.a.weight": torch.ones(2)}, ("kind: ControlNet", "naming: CompVis")),
@@ -220,7 +220,7 @@ def truncated(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (missing_shard, r"00002-of-\d+\.safetensors is missing, a shard"),
+        (missing_shard, r"(\d+)-of-\1\.safetensors is missing, a shard"),
         (truncated, "unet.*is damaged"),
         (lambda folder: (folder / "scheduler" / "scheduler_config.json").unlink(), "scheduler_config.json is missing"),
         (lambda folder: (folder / "vae").rename(folder / "vea"), "vae is missing, though .*model_index.json lists it"),

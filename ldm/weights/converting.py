@@ -101,7 +101,8 @@ def convert_model(
         dtype = _half(form, dtype)
     used = [Path(source), *([how.vae] if how.vae else []), *(file for file, _ in how.loras)]
     _check_target(target, form, used)
-    model = open_model(source, how)
+    # converted while it is read, where nothing is merged, so that only one form of a tensor is in memory
+    model = open_model(source, how, None if how.loras else dtype)
     assert model.folder is not None, "it was read from somewhere"
     papers = read_papers(model.folder, how.allow_pickle)
     parts = parts_of(model, papers, new_vae=how.vae is not None)
