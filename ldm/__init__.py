@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Pipeline", "__version__", "load"]
+__all__ = ["Studio", "__version__", "load"]
 
 if TYPE_CHECKING:
-    from ldm.pipeline import Pipeline, load
+    from ldm.recorded import Studio, load
 
 
 def __getattr__(name: str) -> Any:
     # Torch and transformers take seconds to import; `ldm --help` and `import ldm` do not wait for them.
-    if name in ("Pipeline", "load"):
-        from ldm import pipeline
+    if name in ("Studio", "load"):
+        from ldm import recorded
 
-        return getattr(pipeline, name)
+        return getattr(recorded, name)
     raise AttributeError(f"module 'ldm' has no attribute {name!r}")

@@ -19,8 +19,8 @@ from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.images import check_folder, check_writable, save_grid, save_image, to_pil
 from ldm.metadata.read import read_record
-from ldm.pipeline import EMBEDDED, Pipeline, load
-from ldm.recorded import Studio, draw_again
+from ldm.pipeline import Pipeline
+from ldm.recorded import EMBEDDED, draw_again, load
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.files import read_json, read_tensors
 from ldm.weights.lora_syntax import split_tags
@@ -60,7 +60,7 @@ def generate_pictures(
     began = time.perf_counter()
     prompts, loras = _without_tags(prompts)
     loading = {**loading, **({"loras": (*loading.get("loras", ()), *loras)} if loras else {})}
-    studio = Studio.open(model, loading)
+    studio = load(model, **loading)
     wanted: list[Condition] = [prompt for prompt in prompts for _ in range(count)]
     seeds = [first + k for k in range(len(wanted))]
     with _Bar() as bar:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.pipeline import EMBEDDED
+from ldm.recorded import EMBEDDED
 from ldm.weights.families import FAMILIES
 from ldm.weights.files import read_json
 from ldm.weights.habits import habits

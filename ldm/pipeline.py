@@ -9,10 +9,8 @@ the batch it was drawn in, nor its noise on the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ldm.batch import Batch, Progress, follows_scale, guides, sampler_row
@@ -22,14 +20,11 @@ from ldm.diffusion.control import Control
 from ldm.diffusion.denoiser import Denoiser
 from ldm.drawing import Drawing, Inputs
 from ldm.errors import UserError
-from ldm.images import to_pil
 from ldm.models.unet import UNet
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.model import Model
-from ldm.weights.opening import Loading, open_model
 
 NOTHING = Inputs()
-EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
 
 
 class Pipeline:
@@ -47,28 +42,6 @@ class Pipeline:
         self.denoiser = Denoiser(
             model.net, model.process.build(), model.prediction, clip=model.codec.bounds, dtype=dtype
         )
-
-    def __call__(
-        self,
-        prompt: Condition | Sequence[Condition],
-        *,
-        seed: int = 0,
-        inputs: Inputs = NOTHING,
-        progress: Progress | None = None,
-        **options: object,
-    ) -> list[Image.Image]:
-        """Draw one picture per prompt: PIL images; the k-th has seed ``seed`` + k.
-
-        Args:
-            prompt: a prompt or label, or several.
-            seed: of the first picture.
-            inputs: pictures to begin from or to follow.
-            progress: called after each move.
-            **options: fields of ``Drawing``.
-        """
-        conditions = [prompt] if prompt is None or isinstance(prompt, str | int) else list(prompt)
-        seeds = [seed + k for k in range(len(conditions))]
-        return to_pil(self.generate(conditions, seeds, inputs=inputs, progress=progress, **options))
 
     @torch.inference_mode()
     def generate(
@@ -92,7 +65,7 @@ class Pipeline:
         Raises:
             UserError: an option is out of range or does not fit the model.
         """
-        _check_request(conditions, seeds)
+        check_request(conditions, seeds)
         how = self.settle(Drawing.checked(options), inputs)
         assert how.height is not None
         assert how.width is not None
@@ -206,7 +179,12 @@ def _check_controls(controls: Sequence[Control], model: Model) -> None:
                 raise UserError(f"ControlNet {i + 1} does not fit this model: its {what} is {own}, and here {wanted}")
 
 
-def _check_request(conditions: Sequence[Condition], seeds: Sequence[int]) -> None:
+def check_request(conditions: Sequence[Condition], seeds: Sequence[int]) -> None:
+    """Refuse a request for no picture, and one whose conditions and seeds are not as many.
+
+    Raises:
+        UserError: naming what is wrong.
+    """
     if len(conditions) != len(seeds):
         raise UserError(f"{len(conditions)} conditions but {len(seeds)} seeds: one of each per picture")
     if not conditions:
@@ -214,34 +192,3 @@ def _check_request(conditions: Sequence[Condition], seeds: Sequence[int]) -> Non
     for seed in seeds:
         if not 0 <= seed < 2**64:
             raise UserError(f"seed {seed} is not between 0 and 2**64 - 1")
-
-
-def load(
-    place: str | Path | None = None,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    attention: str = "sdpa",
-    compile: bool = False,
-    **weights: object,
-) -> Pipeline:
-    """Read a model and make it ready to draw.
-
-    Args:
-        place: a model folder, a run of ``ldm train``, a single file, ``owner/name`` on the Hugging Face hub, or None
-            for the model that comes with the package.
-        device: ``cpu``, ``cuda``, ...; None picks.
-        dtype: ``fp32``, ``bf16`` or ``fp16``; None picks the fastest that the device computes well in.
-        attention: ``sdpa``, ``xformers`` or ``math``.
-        compile: compile the U-Net with ``torch.compile``; pays after some dozens of pictures.
-        **weights: fields of ``ldm.weights.opening.Loading``: ``variant``, ``vae``, ``loras``, ``embeddings``, ...
-
-    Raises:
-        UserError: the model or an option is not to be had.
-    """
-    from ldm import accel
-
-    where = accel.pick_device(device)
-    kind = accel.pick_dtype(dtype, where)
-    model = open_model(EMBEDDED if place is None else place, Loading.checked(weights), kind)
-    return Pipeline(accel.prepare_model(model, where, kind, attention, compile), where, kind)

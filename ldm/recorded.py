@@ -9,47 +9,76 @@ from __future__ import annotations
 import functools
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from PIL import Image
 
+from ldm import accel
 from ldm.batch import Progress, moves
 from ldm.conditioner import Condition
 from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.images import to_pil
 from ldm.metadata.record import Cost, ModelUsed, Record, hash_pixels, installed_versions
-from ldm.pipeline import EMBEDDED, Pipeline, load
+from ldm.pipeline import Pipeline, check_request
 from ldm.weights.fingerprint import fingerprint
+from ldm.weights.model import Model
+from ldm.weights.opening import Loading, open_model
 from ldm.workpieces import PictureFiles, prepare
 
+EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
 
-@dataclass
-class Studio:
-    """A pipeline, and what its pictures' records say about it.
+
+class Studio(Pipeline):
+    """A pipeline that knows where its model came from, so that its pictures can be drawn again.
 
     Attributes:
-        pipeline: ready to draw.
         place: where the model was read from; None is the one in the package.
         loading: the arguments of ``ldm.load`` that are not its defaults.
     """
 
-    pipeline: Pipeline
-    place: str | None
-    loading: dict[str, Any]
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        dtype: torch.dtype,
+        place: str | None = None,
+        loading: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(model, device, dtype)
+        self.place, self.loading = place, dict(loading)
 
-    @classmethod
-    def open(cls, place: str | None, loading: dict[str, Any]) -> Studio:
-        """Load a model; ``loading`` is what ``ldm.load`` takes beside it.
+    def __call__(
+        self,
+        prompt: Condition | Sequence[Condition],
+        *,
+        seed: int = 0,
+        pictures: Mapping[str, Any] = MappingProxyType({}),
+        **options: object,
+    ) -> list[Image.Image]:
+        """Draw one picture per prompt: PIL images; the k-th has seed ``seed`` + k.
+
+        Each has its record as ``image.info["record"]``; ``ldm.images.save_image`` writes it into the file.
+
+        Args:
+            prompt: a prompt or label, or several.
+            seed: of the first picture.
+            pictures: files to begin from or to follow: fields of ``ldm.workpieces.PictureFiles``.
+            **options: fields of ``ldm.drawing.Drawing``.
 
         Raises:
-            UserError: it is not to be had.
+            UserError: anything the user can mend.
         """
-        return cls(load(place, **loading), place, loading)
+        conditions = [prompt] if prompt is None or isinstance(prompt, str | int) else list(prompt)
+        seeds = [seed + k for k in range(len(conditions))]
+        drawn = self.draw(conditions, seeds, Drawing.checked(options), PictureFiles.checked(pictures))
+        for image, record in drawn:
+            image.info["record"] = record
+        return [image for image, _ in drawn]
 
     def draw(
         self,
@@ -71,16 +100,16 @@ class Studio:
         Raises:
             UserError: anything the user can mend.
         """
-        pipeline = self.pipeline
-        work = prepare(files, pipeline.model, how)
-        settled = pipeline.settle(work.how, work.inputs)
-        batches = pipeline.batches(conditions, settled)
-        told = progress and progress(len(batches) * moves(settled, work.inputs, pipeline.model))
+        check_request(conditions, seeds)
+        work = prepare(files, self.model, how)
+        settled = self.settle(work.how, work.inputs)
+        batches = self.batches(conditions, settled)
+        told = progress and progress(len(batches) * moves(settled, work.inputs, self.model))
         asked = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}
         found: dict[int, tuple[Image.Image, Record]] = {}
         for batch in batches:
             began = time.perf_counter()
-            drawn = pipeline.generate(
+            drawn = self.generate(
                 [conditions[i] for i in batch],
                 [seeds[i] for i in batch],
                 inputs=work.inputs,
@@ -88,7 +117,7 @@ class Studio:
                 **settled.model_dump(),
             )
             images = [work.finish(image) for image in to_pil(drawn)]
-            cost = Cost(seconds=(time.perf_counter() - began) / len(batch), peak_memory=_peak_memory(pipeline.device))
+            cost = Cost(seconds=(time.perf_counter() - began) / len(batch), peak_memory=_peak_memory(self.device))
             company = [[conditions[i], seeds[i]] for i in batch] if len(batch) > 1 else []
             for place, (i, image) in enumerate(zip(batch, images, strict=True)):
                 drawing = {**asked, **({"batch": company, "place_in_batch": place} if company else {})}
@@ -98,12 +127,7 @@ class Studio:
     @functools.cached_property
     def fingerprint(self) -> str | None:
         """What tells the model from others."""
-        folder = self._folder
-        return fingerprint(folder) if folder else None
-
-    @property
-    def _folder(self) -> Path | None:
-        return EMBEDDED if self.place is None else self.pipeline.model.folder
+        return fingerprint(self.model.folder) if self.model.folder else None
 
     def _record(
         self,
@@ -115,7 +139,7 @@ class Studio:
         cost: Cost,
     ) -> Record:
         rest = {key: value for key, value in drawing.items() if key != "negative"}
-        known = {"device": str(self.pipeline.device), "dtype": str(self.pipeline.denoiser.dtype).removeprefix("torch.")}
+        known = {"device": str(self.device), "dtype": str(self.denoiser.dtype).removeprefix("torch.")}
         return Record.checked(
             {
                 "prompt": condition,
@@ -124,7 +148,7 @@ class Studio:
                 "drawing": rest,
                 "inputs": files.named(),
                 "model": ModelUsed(
-                    name=(self._folder or Path("model")).stem,
+                    name=(self.model.folder or Path("model")).stem,
                     source=self.place or "",
                     hash=self.fingerprint,
                 ),
@@ -157,6 +181,38 @@ def _peak_memory(device: torch.device) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+def load(
+    place: str | Path | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    attention: str = "sdpa",
+    compile: bool = False,
+    **weights: object,
+) -> Studio:
+    """Read a model and make it ready to draw.
+
+    Args:
+        place: a model folder, a run of ``ldm train``, a single file, ``owner/name`` on the Hugging Face hub, or None
+            for the model that comes with the package.
+        device: ``cpu``, ``cuda``, ...; None picks.
+        dtype: ``fp32``, ``bf16`` or ``fp16``; None picks the fastest that the device computes well in.
+        attention: ``sdpa``, ``xformers`` or ``math``.
+        compile: compile the U-Net with ``torch.compile``; pays after some dozens of pictures.
+        **weights: fields of ``ldm.weights.opening.Loading``: ``variant``, ``vae``, ``loras``, ``embeddings``, ...
+
+    Raises:
+        UserError: the model or an option is not to be had.
+    """
+    where = accel.pick_device(device)
+    kind = accel.pick_dtype(dtype, where)
+    model = open_model(EMBEDDED if place is None else place, Loading.checked(weights), kind)
+    asked = {"device": device, "dtype": dtype, "attention": attention, "compile": compile, **weights}
+    loading = {key: value for key, value in asked.items() if value not in (None, False)}
+    prepared = accel.prepare_model(model, where, kind, attention, compile)
+    return Studio(prepared, where, kind, None if place is None else str(place), loading)
+
+
 def draw_again(
     record: Record, model: str | None = None, progress: Callable[[int], Progress] | None = None
 ) -> tuple[Image.Image, Record]:
@@ -179,7 +235,7 @@ def draw_again(
     for name, file in record.inputs.items():
         if name not in found or found[name].sha256 != file.sha256:
             raise UserError(f"{name} ({file.name}) is not the file that the picture was drawn from")
-    studio = Studio.open(model or record.model.source or None, loading)
+    studio = load(model or record.model.source or None, **loading)
     if record.model.hash is not None and studio.fingerprint != record.model.hash:
         raise UserError(f"{studio.place or 'the model in ldm'} is not {record.model.name}, which drew the picture")
     how = Drawing.checked({**drawing, "negative": record.negative})

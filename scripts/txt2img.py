@@ -21,8 +21,8 @@ from pathlib import Path
 import ldm
 from ldm.cli import run
 from ldm.commands import check_series, draw_series
+from ldm.drawing import Drawing
 from ldm.errors import UserError
-from ldm.pipeline import Drawing
 
 DTYPES = {"full": "fp32", "autocast": None}
 

@@ -19,7 +19,7 @@ from ldm.codec import PixelCodec, VAECodec
 from ldm.data.mnist import MnistConfig
 from ldm.data.sources import open_source
 from ldm.images import to_signed
-from ldm.pipeline import EMBEDDED
+from ldm.recorded import EMBEDDED
 from ldm.training.settings import TrainSettings, VAELoss, VAERun
 from ldm.training.vae_task import VAETask
 from ldm.weights.components import save_module

@@ -186,6 +186,14 @@ def test_a_header_keeps_what_its_author_wrote(tmp_path: Path) -> None:
     assert_same(load_file(done.path), expected)
 
 
+def test_a_projection_without_use_is_told(tmp_path: Path) -> None:
+    """Files of SD 2 have one for their text encoder, whose states are read before it."""
+    first = foreign("sd2", tmp_path / "first.safetensors")
+    name = "cond_stage_model.model.text_projection"
+    save_file({**load_file(first), name: torch.ones(32, 32)}, first, metadata=header(first))
+    assert convert_model(first, tmp_path / "folder", "diffusers").left_out == [name]
+
+
 # ------------------------------------------------------------------------------ with diffusers
 
 

@@ -22,7 +22,8 @@ from tiny_models import text_model, written
 from torch import Tensor
 
 import ldm
-from ldm.pipeline import EMBEDDED, Pipeline
+from ldm.pipeline import Pipeline
+from ldm.recorded import EMBEDDED
 from ldm.weights.files import write_json
 from ldm.weights.model import load_vae, save_model
 

@@ -8,8 +8,9 @@ from tiny_models import MODELS, WINDOW, label_model, pipeline, text_model, uncon
 from torch import Tensor
 
 from ldm.diffusion.samplers import SAMPLERS
+from ldm.drawing import Drawing
 from ldm.errors import UserError
-from ldm.pipeline import Drawing, Pipeline
+from ldm.pipeline import Pipeline
 
 # oneDNN chooses its kernels by the size of the batch, and they sum in another order: after five steps pictures in
 # -1..1 were seen to differ by 1.4e-5, which is far below the 1/255 that a byte can show.

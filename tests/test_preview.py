@@ -12,8 +12,8 @@ from tiny_models import vae
 from ldm.codec import PixelCodec, VAECodec
 from ldm.errors import UserError
 from ldm.images import to_pil
-from ldm.pipeline import EMBEDDED
 from ldm.preview import LatentPreview, fit_preview, preview_of, probe_pictures
+from ldm.recorded import EMBEDDED
 from ldm.weights.model import load_model
 
 

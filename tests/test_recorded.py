@@ -15,7 +15,7 @@ from ldm.errors import UserError
 from ldm.images import save_image
 from ldm.metadata.read import read_record
 from ldm.metadata.record import hash_pixels
-from ldm.recorded import Studio, draw_again
+from ldm.recorded import draw_again, load
 from ldm.workpieces import PictureFiles
 
 FP32 = {"device": "cpu", "dtype": "fp32"}
@@ -69,7 +69,7 @@ def varied(choice: random.Random, pictures: dict[str, Path]) -> tuple[dict[str, 
 
 def test_fifty_varied_pictures_are_drawn_again_from_their_files(models, pictures, tmp_path) -> None:
     choice = random.Random(5)
-    studios = {dtype: Studio.open(str(models["text"]), {"device": "cpu", "dtype": dtype}) for dtype in ("fp32", "bf16")}
+    studios = {dtype: load(str(models["text"]), **{"device": "cpu", "dtype": dtype}) for dtype in ("fp32", "bf16")}
     drawn = 0
     while drawn < 50:
         drawing, files = varied(choice, pictures)
@@ -90,23 +90,23 @@ def test_fifty_varied_pictures_are_drawn_again_from_their_files(models, pictures
 
 @pytest.mark.parametrize(("kind", "condition"), [("label", 7), ("unconditional", None)])
 def test_pixel_models_too(models, kind, condition, tmp_path) -> None:
-    (image, record), *_ = Studio.open(str(models[kind]), FP32).draw([condition] * 3, [4, 5, 6], Drawing(steps=3))
+    (image, record), *_ = load(str(models[kind]), **FP32).draw([condition] * 3, [4, 5, 6], Drawing(steps=3))
     assert record.prompt == condition
     assert record.drawing["guidance"] == (2.0 if kind == "label" else 1.0)
     assert draw_again(record)[1].pixels == hash_pixels(image)
 
 
 def test_companions_are_recorded_where_there_were_any(models) -> None:
-    bf16 = Studio.open(str(models["text"]), {"device": "cpu", "dtype": "bf16"})
+    bf16 = load(str(models["text"]), **{"device": "cpu", "dtype": "bf16"})
     together = [record.drawing for _, record in bf16.draw(["two", "three"], [1, 2], Drawing(steps=2))]
     assert [d["batch"] for d in together] == [[["two", 1], ["three", 2]]] * 2
     assert [d["place_in_batch"] for d in together] == [0, 1]
-    alone = Studio.open(str(models["text"]), FP32).draw(["two", "three"], [1, 2], Drawing(steps=2))
+    alone = load(str(models["text"]), **FP32).draw(["two", "three"], [1, 2], Drawing(steps=2))
     assert all("batch" not in record.drawing for _, record in alone)
 
 
 def test_the_receipt_and_the_model(models) -> None:
-    ((_, record),) = Studio.open(str(models["text"]), FP32).draw(["two"], [1], Drawing(steps=2))
+    ((_, record),) = load(str(models["text"]), **FP32).draw(["two"], [1], Drawing(steps=2))
     assert record.cost.seconds > 0
     assert record.cost.peak_memory is not None
     assert record.cost.peak_memory > 50  # MiB: torch alone is more
@@ -119,7 +119,7 @@ def test_another_input_or_model_is_refused(models, pictures, tmp_path) -> None:
     init = tmp_path / "init.png"
     init.write_bytes(pictures["init"].read_bytes())
     files = PictureFiles(init=init)
-    ((_, record),) = Studio.open(str(models["text"]), FP32).draw(["two"], [1], Drawing(steps=4), files)
+    ((_, record),) = load(str(models["text"]), **FP32).draw(["two"], [1], Drawing(steps=4), files)
     with pytest.raises(UserError, match="label is not text, which drew the picture"):
         draw_again(record, model=str(models["label"]))
     Image.new("L", (80, 60), 90).save(init)

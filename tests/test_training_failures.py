@@ -14,7 +14,7 @@ from tiny_runs import command, config, config_file, differences, trained, traini
 
 from ldm.config import validate
 from ldm.errors import UserError
-from ldm.pipeline import load
+from ldm.recorded import load
 from ldm.training.run import build_task
 from ldm.training.trainer import Trainer, seed_weights
 from ldm.weights.model import latest_checkpoint

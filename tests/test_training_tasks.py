@@ -19,7 +19,7 @@ from ldm.data.sources import open_source
 from ldm.errors import UserError
 from ldm.images import to_signed
 from ldm.models.discriminator import PatchDiscriminator, hinge_discriminator_loss
-from ldm.pipeline import load
+from ldm.recorded import load
 from ldm.training.run import build_task
 from ldm.weights.components import load_tower
 from ldm.weights.files import read_json, read_tensors

@@ -15,7 +15,7 @@ from ldm.conditioner import LabelConditioner, NoConditioner
 from ldm.diffusion.settings import ProcessConfig
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig
-from ldm.pipeline import Pipeline
+from ldm.recorded import Studio
 from ldm.text_conditioner import TextConditioner, Tower
 from ldm.training.clip_task import learn_tokenizer
 from ldm.weights.model import Model, save_model
@@ -110,8 +110,8 @@ def text_model(channels: int = 1) -> Model:
 MODELS = {"unconditional": unconditional_model, "label": label_model, "text": text_model}
 
 
-def pipeline(model: Model) -> Pipeline:
-    return Pipeline(model, torch.device("cpu"), torch.float32)
+def pipeline(model: Model) -> Studio:
+    return Studio(model, torch.device("cpu"), torch.float32)
 
 
 def written(kind: str, folder: Path, dtype: torch.dtype | None = None) -> Path:

@@ -24,7 +24,7 @@ from ldm.diffusion.grid import SPACINGS
 from ldm.diffusion.samplers import find_sampler
 from ldm.drawing import Drawing
 from ldm.errors import UserError, choose
-from ldm.plans.job import LARGEST_SEED, MOST_PICTURES, NOTHING
+from ldm.plans.job import LARGEST_SEED, MOST_PICTURES, NOTHING, shortened
 from ldm.plans.keys import find_key
 
 _NUMBER = r"\s*([+-]?\s*(?:\d{1,20}(?:\.\d{0,9})?|\.\d{1,9}))\s*"  # no more digits than Decimal is exact in
@@ -70,7 +70,7 @@ def parse_axis(text: str, flag: str) -> Axis:
             raise UserError(f"{len(items):,} values: {MOST_PICTURES:,} are the most")
         values = tuple(_value(key, kind, item) for item in items)
     except UserError as error:
-        raise UserError(f"{flag} {text!r}: {error}") from error
+        raise UserError(f"{flag} {shortened(text)!r}: {error}") from error
     shown = [item.strip() or NOTHING for item in items]
     plain = key == "prompt" or kind is str
     called = re.sub(r"[_-]+", " ", name.strip())

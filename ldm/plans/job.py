@@ -148,6 +148,11 @@ def groups(plan: Plan, base: Drawing, settle: Callable[[Drawing], Drawing]) -> l
     return [Group(how, places) for how, places in found.items()]
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """Text for a message that is to stay a line."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def _where(asked: Request | Job) -> str:
     return f"{asked.place}: " if asked.place else ""
 

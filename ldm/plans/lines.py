@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from ldm.drawing import Drawing
 from ldm.errors import UserError
-from ldm.plans.job import LARGEST_SEED, Request
+from ldm.plans.job import LARGEST_SEED, Request, shortened
 from ldm.plans.keys import find_key
 from ldm.schema import explain_all
 
@@ -121,7 +121,7 @@ def _parse(line: str, place: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or an integer of thousands of digits
         raise UserError(f"{place} is no JSON: {error}. JSON Lines has one whole object on each line") from error
     if not isinstance(values, dict):
-        raise UserError(f'{place} should be an object such as {{"prompt": "a cat"}}, got {_short(line)}')
+        raise UserError(f'{place} should be an object such as {{"prompt": "a cat"}}, got {shortened(line)}')
     return values
 
 
@@ -129,19 +129,17 @@ def _check(values: dict[str, Any], typed: dict[str, str], place: str) -> _Line:
     """Validate strictly: "20" is no number of steps, and true is none either."""
     for field, value in values.items():
         if isinstance(value, str) and (_SURROGATE.search(value) or "\0" in value):
-            raise UserError(f"{place}: {typed[field]}: holds what is no character, got {_short(ascii(value))}")
+            raise UserError(f"{place}: {typed[field]}: holds what is no character, got {shortened(ascii(value))}")
     try:
         # As JSON again, where a list can be a tuple: in Python's types strictness would refuse it
         return _Line.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         named = [(item, _typed(item, typed), [*values]) for item in error.errors(include_url=False)]
-        raise UserError(f"{place}: {'; '.join(_short(line) for line in explain_all(named))}") from error
+        raise UserError(
+            f"{place}: {'; '.join(shortened(line, _LONGEST_SHOWN) for line in explain_all(named))}"
+        ) from error
 
 
 def _typed(item: Any, typed: dict[str, str]) -> str:
     field: str = item["loc"][0]
     return typed.get(field, field)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

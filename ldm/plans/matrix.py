@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ldm.errors import UserError
-from ldm.plans.job import MOST_PICTURES, NOTHING, Job, Labels, Plan
+from ldm.plans.job import MOST_PICTURES, NOTHING, Job, Labels, Plan, shortened
 
 _TOKEN = re.compile(r"(?P<slashes>\\*)(?P<mark>[{|}])|(?P<text>\\+|[^\\{|}]+)")
 
@@ -40,7 +40,9 @@ def matrix(job: Job) -> Plan:
     added = [["", *_products(part)] for part in reversed(parts)]
     choices = braces + added
     if not choices:
-        raise UserError(f"the prompt {job.prompt!r} stands for itself alone: a matrix needs {{...|...}} or ...|...")
+        raise UserError(
+            f"the prompt {shortened(job.prompt)!r} stands for itself alone: a matrix needs {{...|...}} or ...|..."
+        )
     count = math.prod(map(len, choices))
     _check_count(count, job.prompt)
     prompts = [_join(text, chosen) for text in _products(base) for chosen in itertools.product(*added)]
@@ -125,7 +127,8 @@ class _Parser:
 
 
 def _unmatched(prompt: str, brace: str, position: int) -> str:
-    return f"{brace} at character {position} of {prompt!r} has no partner; write \\{brace} for the character itself"
+    where = f"{brace} at character {position} of {shortened(prompt)!r}"
+    return f"{where} has no partner; write \\{brace} for the character itself"
 
 
 def _products(pieces: Sequence[Sequence[str]]) -> list[str]:
@@ -152,5 +155,6 @@ def _labels(choices: Sequence[Sequence[str]], written: Sequence[int]) -> tuple[s
 
 def _check_count(count: int, prompt: str) -> None:
     if count > MOST_PICTURES:
-        shown = prompt if len(prompt) <= 80 else prompt[:77] + "..."
-        raise UserError(f"the prompt {shown!r} stands for {count:,} prompts, and {MOST_PICTURES:,} are the most")
+        raise UserError(
+            f"the prompt {shortened(prompt)!r} stands for {count:,} prompts, and {MOST_PICTURES:,} are the most"
+        )

@@ -193,9 +193,11 @@ def _told(
     tensors = {(name, key): value for name, part in parts.items() for key, value in part.tensors.items()}
     dtypes = dtypes_in(str(dtype or value.dtype).removeprefix("torch.") for value in tensors.values())
     lost = [name for name, value in (papers.index or {}).items() if _is_part(value) and not _is_part(index.get(name))]
+    for part, names in papers.names.items():  # such as a projection that the text encoder has no use for
+        lost += [name for key, name in names.items() if key not in parts[part].tensors]
     weighty = [name for name, part in parts.items() if part.tensors]
     size = sum(_size(part.tensors, dtype) for part in parts.values())
-    return Converted(target, size, dtypes, weighty, papers.left_out + lost)
+    return Converted(target, size, dtypes, weighty, papers.unused + lost)
 
 
 def _is_part(value: Any) -> bool:

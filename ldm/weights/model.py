@@ -154,7 +154,8 @@ def index_of(model: Model, scheduler: str) -> dict[str, Any]:
             parts[f"text_encoder{suffix}"] = ["transformers", type(tower.encoder).__name__]
             parts[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
     name, extra = _pipeline_of_diffusers(model)
-    return {"_class_name": name, **parts, **extra}
+    # whose inpainting pipeline will not open a folder that names no version; it is that of the layout, not of a program
+    return {"_class_name": name, "_diffusers_version": "0.31.0", **parts, **extra}
 
 
 def _pipeline_of_diffusers(model: Model) -> tuple[str, dict[str, Any]]:

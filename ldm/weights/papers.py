@@ -35,14 +35,16 @@ class Papers:
         index: ``model_index.json``; None in the single files of others.
         tokenizers: name -> name of a file -> its text; none of CLIP's own in single files.
         header: the strings of a single file's header.
-        left_out: what is there and belongs to no part that draws: names of parts of a folder, of tensors of a file.
+        unused: names of tensors of a single file that belong to no part.
+        names: part -> name of a tensor in a folder -> name in the single file that was read.
     """
 
     configs: dict[str, dict[str, Any]]
     index: dict[str, Any] | None = None
     tokenizers: dict[str, dict[str, str]] = field(default_factory=dict)
     header: dict[str, str] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def read_papers(place: Path, allow_pickle: bool = False) -> Papers:
@@ -82,9 +84,10 @@ def _of_file(path: Path, allow_pickle: bool) -> Papers:
         index, tokenizers = told_index(stored.metadata), told_tokenizers(stored.metadata)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    used = {source.name for sources in outline.sources.values() for source in sources.values()}
+    names = {part: {key: source.name for key, source in found.items()} for part, found in outline.sources.items()}
+    used = {name for found in names.values() for name in found.values()}
     unused = [name for name in stored.shapes if name not in used]
-    return Papers(outline.configs, index, tokenizers, stored.metadata, unused)
+    return Papers(outline.configs, index, tokenizers, stored.metadata, unused, names)
 
 
 def usual_tokenizer(config: Mapping[str, Any]) -> Any:
