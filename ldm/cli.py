@@ -90,7 +90,16 @@ Compile = Annotated[bool, typer.Option("--compile", help="compile the U-Net: pay
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, such as configs/mnist.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="such as train.steps=100")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue the run from its newest checkpoint")]
-Described = Annotated[str | None, typer.Argument(metavar="MODEL", help="model folder or run; default: the one in ldm")]
+Described = Annotated[
+    str | None,
+    typer.Argument(metavar="PLACE", help="folder, run or any file of weights; default: ldm's own"),
+]
+Source = Annotated[str, typer.Argument(metavar="SRC", help="folder, run, single file or hub name; or a LoRA file")]
+Target = Annotated[Path, typer.Argument(metavar="DST", help="folder for diffusers, .safetensors file for the others")]
+Form = Annotated[str, typer.Option("--to", help="diffusers or single-file; for a LoRA, peft or kohya")]
+StoredDtype = Annotated[str | None, typer.Option("--dtype", help="fp32, fp16 or bf16; default: as they are")]
+HalfVariant = Annotated[bool, typer.Option("--half-variant", help="a folder of *.fp16.safetensors")]
+LoraModel = Annotated[str | None, typer.Option("--model", "-m", help="of a LoRA: a model that it is for")]
 
 
 @app.command()
@@ -184,11 +193,45 @@ def train(config: Config, overrides: Overrides = None, resume: Resume = False) -
 
 
 @app.command()
-def info(model: Described = None) -> None:
-    """Say what a model is made of and where it came from."""
-    from ldm.commands import describe_model
+def info(place: Described = None, allow_pickle: AllowPickle = False) -> None:
+    """Say what a model or a file of weights is, what it is made of and where it came from."""
+    from ldm.describe import describe
 
-    print(describe_model(model))
+    print(describe(place, allow_pickle))
+
+
+@app.command()
+def convert(
+    source: Source,
+    target: Target,
+    to: Form,
+    dtype: StoredDtype = None,
+    half_variant: HalfVariant = False,
+    variant: Variant = None,
+    revision: Revision = None,
+    vae: OtherVae = None,
+    ema: Ema = False,
+    prediction: PredictionName = None,
+    loras: Loras = None,
+    model: LoraModel = None,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Write a model as a folder of diffusers or as a single file, or a LoRA with other names; bit for bit."""
+    from ldm.convert_command import convert_files
+
+    options = {
+        "dtype": dtype,
+        "half_variant": half_variant,
+        "variant": variant,
+        "revision": revision,
+        "vae": vae,
+        "ema": ema,
+        "prediction": prediction,
+        "loras": tuple(loras or ()),
+        "model": model,
+        "allow_pickle": allow_pickle,
+    }
+    convert_files(source, target, to, options)
 
 
 def run(function: Any, *arguments: Any) -> None:

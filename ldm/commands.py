@@ -20,11 +20,9 @@ from ldm.errors import UserError
 from ldm.images import check_folder, check_writable, save_grid, save_image, to_pil
 from ldm.metadata.read import read_record
 from ldm.pipeline import Pipeline
-from ldm.recorded import EMBEDDED, draw_again, load
+from ldm.recorded import draw_again, load
 from ldm.text_conditioner import TextConditioner
-from ldm.weights.files import read_json, read_tensors
 from ldm.weights.lora_syntax import split_tags
-from ldm.weights.model import INDEX, read_own, resolve
 from ldm.workpieces import PictureFiles
 
 
@@ -244,45 +242,3 @@ def _names(output: Path, count: int) -> list[Path]:
         return [output]
     digits = max(4, len(str(count)))
     return [output.with_name(f"{output.stem}_{k:0{digits}d}{output.suffix}") for k in range(1, count + 1)]
-
-
-def describe_model(place: str | None) -> str:
-    """Components, parameters, sizes and provenance of a model folder or run, as text."""
-    folder = EMBEDDED if place is None else resolve(place)
-    index = read_json(folder / INDEX)
-    lines = [f"{folder}", f"  kind: {index.get('_class_name', '?')}"]
-    for name in sorted(index):
-        value = index[name]
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None:
-            lines.append(f"  {name:14s} {value[1]!s:24s} {_size(folder / name)}")
-    own = read_own(index, folder / INDEX)
-    if own.size:
-        lines.append(f"  pictures: {own.size[1]}x{own.size[0]}")
-    defaults = own.defaults.model_dump(exclude_none=True)
-    if defaults:
-        lines.append("  draws by default with: " + ", ".join(f"{k} {v}" for k, v in defaults.items()))
-    lines += _provenance(own.provenance)
-    return "\n".join(lines)
-
-
-def _size(folder: Path) -> str:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing, though {folder.parent / INDEX} lists it")
-    files = list(folder.glob("*.safetensors"))
-    if not files:
-        return "(no weights)"
-    tensors = [t for f in files for t in read_tensors(f).values()]
-    dtypes = ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors}))
-    megabytes = sum(f.stat().st_size for f in files) / 1e6
-    return f"{sum(t.numel() for t in tensors):>12,d} parameters, {megabytes:,.1f} MB, {dtypes}"
-
-
-def _provenance(found: dict[str, Any]) -> list[str]:
-    lines = []
-    for key, value in found.items():
-        if key == "config" and isinstance(value, dict):
-            data, train = value.get("data", {}), value.get("train", {})
-            lines.append(f"  data: {data.get('source')} ({data.get('split')}), batch {train.get('batch_size')}")
-        elif not isinstance(value, dict):
-            lines.append(f"  {key}: {value}")
-    return (["  trained with"] if lines else []) + ["  " + line for line in lines]

@@ -15,7 +15,7 @@ from tiny_models import MODELS, text_model, written
 from typer.testing import CliRunner
 
 import ldm.cli
-from ldm.commands import describe_model
+from ldm.describe import describe
 from ldm.errors import UserError
 from ldm.weights.components import save_module, save_tower
 from ldm.weights.files import write_json
@@ -191,7 +191,12 @@ def edited(folder: Path, name: str, **values: Any) -> Path:
         ("text", "model_index.json", {"text_encoder": None}, "reads a context 24 wide, but .* is nothing"),
         ("text", "model_index.json", {"vae": None}, None),
         ("text", "text_encoder/config.json", {"vocab_size": "x"}, "text_encoder"),
-        ("text", "text_encoder/config.json", {"num_hidden_layers": 3}, "text_encoder.* does not fit its configuration: 16 missing"),
+        (
+            "text",
+            "text_encoder/config.json",
+            {"num_hidden_layers": 3},
+            "text_encoder.* does not fit its configuration: 16 missing",
+        ),
     ],
 )
 def test_contradictions_are_named(
@@ -256,8 +261,8 @@ def test_parts_of_a_model_cannot_draw(tmp_path: Path) -> None:
         load_model(tmp_path / "vae")
     with pytest.raises(UserError, match=r"holds text_encoder, tokenizer but no unet: it cannot draw"):
         load_model(tmp_path / "clip")
-    assert "AutoencoderKL" in describe_model(str(tmp_path / "vae"))
-    assert "CLIPTextModel" in describe_model(str(tmp_path / "clip"))
+    assert "AutoencoderKL" in describe(str(tmp_path / "vae"))
+    assert "CLIPTextModel" in describe(str(tmp_path / "clip"))
 
 
 def test_places_that_are_no_model(tmp_path: Path) -> None:

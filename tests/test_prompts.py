@@ -96,7 +96,7 @@ def test_without_weights_the_syntax_changes_no_bit(text: TextConditioner) -> Non
 def test_weighed_states_are_scaled_and_brought_back_to_their_mean(text: TextConditioner) -> None:
     encoder, tokenizer = text.towers[0]
     ids = [tokenizer(words, add_special_tokens=False).input_ids for words in ("a ", "thick", " two")]
-    row = [tokenizer.bos_token_id, *sum(ids, []), tokenizer.eos_token_id]
+    row = [tokenizer.bos_token_id, *(i for part in ids for i in part), tokenizer.eos_token_id]
     row += [tokenizer.pad_token_id] * (WINDOW - len(row))
     states = encoder(torch.tensor([row])).last_hidden_state[0]
     first = 1 + len(ids[0])

@@ -22,9 +22,9 @@ from ldm.data.samples import Batch, TrainingSamples
 from ldm.data.sources import open_source
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
+from ldm.text_conditioner import Tower
 from ldm.training.settings import ClipRun
 from ldm.training.tasks import Borrowed, Losses
-from ldm.text_conditioner import Tower
 from ldm.weights.components import quiet_transformers, save_tower
 from ldm.weights.files import write_json
 

@@ -12,7 +12,6 @@ writes them all where a prompt has the word.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -16,18 +16,17 @@ from ldm.models.unet import UNet
 from ldm.models.vae import AutoencoderKL
 from ldm.schema import Settings
 from ldm.text_conditioner import TextConditioner, Tower
-from ldm.weights.clip_vocabulary import END, clip_tokenizer
 from ldm.weights.components import Reading, build_empty, fill_module, load_module
 from ldm.weights.embeddings import add_embedding, load_embedding
-from ldm.weights.families import Part
 from ldm.weights.hub import fetch, looks_like_name
 from ldm.weights.lora import merge_loras
 from ldm.weights.lora_files import read_lora
-from ldm.weights.model import Model, assemble, load_model, resolve
+from ldm.weights.model import Model, assemble, load_model, resolve, take_own
+from ldm.weights.modelspec import told_index, told_tokenizers
+from ldm.weights.papers import tokenizer_of, usual_tokenizer
 from ldm.weights.single_file import SingleFile, read_single_file
 
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
-_NO_TOKEN = "!"  # token 0, with which OpenCLIP fills its windows
 
 
 class Loading(Settings):
@@ -109,14 +108,16 @@ def _from_file(path: Path, how: Loading, dtype: torch.dtype | None, vae: Autoenc
         print(f"{path.name} does not say what it predicts: {found.prediction} is assumed (prediction= says otherwise)")
     build = functools.partial(_build, found, path)
     net: Any = build("unet")
-    towers = [
-        Tower(build(name), clip_tokenizer(_pad(found.parts[name])))
-        for name in ("text_encoder", "text_encoder_2")
-        if name in found.parts
-    ]
-    conditioner = TextConditioner(*towers, zero_for_none=len(towers) > 1)
+    index = told_index(found.metadata)
+    names = [name for name in ("text_encoder", "text_encoder_2") if name in found.parts]
+    towers = [_tower(build(name), found, name, path) for name in names]
+    zeros = len(towers) > 1 if index is None else bool(index.get("force_zeros_for_empty_prompt", False))
     codec = VAECodec(_vae(build) if vae is None else _scaled(vae, found))
-    return assemble(net, codec, conditioner, found.parts["scheduler"].config, path, path)
+    conditioner = TextConditioner(*towers, zero_for_none=zeros)
+    model = assemble(net, codec, conditioner, found.parts["scheduler"].config, path, path)
+    if index is not None:
+        take_own(model, index, path)
+    return model
 
 
 def _hint(lacking: list[str]) -> str:
@@ -131,9 +132,17 @@ def _build(found: SingleFile, path: Path, name: str) -> nn.Module:
     return module
 
 
-def _pad(part: Part) -> str:
-    """CLIP ViT-L fills its windows with the end token, the towers of OpenCLIP with token 0."""
-    return END if part.config.get("hidden_act") == "quick_gelu" else _NO_TOKEN
+def _tower(encoder: Any, found: SingleFile, name: str, path: Path) -> Tower:
+    """A text encoder with the tokenizer in the header, or else with CLIP's own."""
+    try:
+        files = told_tokenizers(found.metadata).get(name.replace("text_encoder", "tokenizer"))
+        tokenizer = usual_tokenizer(found.parts[name].config) if files is None else tokenizer_of(files)
+    except UserError as error:
+        raise UserError(f"{path}: the tokenizer in its header: {error}") from error
+    size, known = len(tokenizer), encoder.config.vocab_size
+    if size > known:
+        raise UserError(f"{path}: its tokenizer has {size} tokens, and its {name} knows {known}")
+    return Tower(encoder, tokenizer)
 
 
 def _vae(build: Callable[[str], nn.Module]) -> AutoencoderKL:
