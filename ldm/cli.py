@@ -26,6 +26,10 @@ app = typer.Typer(
 
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="what to draw; for label models, a label")]
 MorePrompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="the same, as an option")]
+FromFile = Annotated[str | None, typer.Option("--from-file", help="a prompt per line, or JSON lines; - is stdin")]
+Matrix = Annotated[bool, typer.Option("--matrix", help="all combinations of 'a {red|blue} car|at night', as a sheet")]
+AxisX = Annotated[str | None, typer.Option("--x", metavar="SETTING=VALUES", help="columns of a table: steps=5,10,20")]
+AxisY = Annotated[str | None, typer.Option("--y", metavar="SETTING=VALUES", help="its rows: sampler=ddim,heun")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="picture to write; several get numbers")]
 ModelPlace = Annotated[
     str | None, typer.Option("--model", "-m", help="folder, run, file or hub name; default: ldm's own")
@@ -106,6 +110,10 @@ LoraModel = Annotated[str | None, typer.Option("--model", "-m", help="of a LoRA:
 def generate(
     prompts: Prompts = None,
     prompt: MorePrompts = None,
+    from_file: FromFile = None,
+    matrix: Matrix = False,
+    x: AxisX = None,
+    y: AxisY = None,
     output: Output = Path("out.png"),
     model: ModelPlace = None,
     negative: Negative = None,
@@ -157,12 +165,12 @@ def generate(
 ) -> None:
     """Draw pictures from prompts, or from labels, or on from other pictures. An empty prompt draws anything."""
     given = dict(locals())
-    from ldm.commands import generate_pictures
+    from ldm.generate_command import Asked, generate_pictures
     from ldm.requests import drawing_of, loading_of, pictures_of
 
-    asked = [*(prompts or []), *(prompt or [])] or [""]
-    loading, drawing, pictures = loading_of(given), drawing_of(given), pictures_of(given)
-    generate_pictures(asked, output, model, count, seed, loading, drawing, pictures)
+    words = (*(prompts or ()), *(prompt or ())) or ("",)
+    asked = Asked(words, from_file, matrix, x, y, output, model, count, seed)
+    generate_pictures(asked, loading_of(given), drawing_of(given), pictures_of(given))
 
 
 @app.command()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm.batch import Progress
 from ldm.codec import PixelCodec
 from ldm.conditioner import Condition, LabelConditioner
 from ldm.diffusion.samplers import Step
@@ -21,71 +18,8 @@ from ldm.images import check_folder, check_writable, save_grid, save_image, to_p
 from ldm.metadata.read import read_record
 from ldm.pipeline import Pipeline
 from ldm.recorded import draw_again, load
+from ldm.telling import Bar, check_series, in_words
 from ldm.text_conditioner import TextConditioner
-from ldm.weights.lora_syntax import split_tags
-from ldm.workpieces import PictureFiles
-
-
-def generate_pictures(
-    prompts: list[str],
-    output: Path,
-    model: str | None,
-    count: int,
-    seed: int | None,
-    loading: dict[str, Any],
-    options: dict[str, Any],
-    pictures: dict[str, Any],
-) -> list[Path]:
-    """Draw ``count`` pictures of every prompt and write them, each with its record; the k-th has seed ``seed`` + k.
-
-    Args:
-        prompts: which may name LoRAs, as ``<lora:file:weight>``.
-        output: of the only picture; several get numbers.
-        model: where it is; None is the one in the package.
-        count: per prompt.
-        seed: of the first picture; None is random.
-        loading: what ``ldm.load`` takes beside the model.
-        options: fields of ``Drawing``.
-        pictures: fields of ``PictureFiles``.
-
-    Raises:
-        UserError: anything the user can mend; found before the drawing where it can be.
-    """
-    how, files = Drawing.checked(options), PictureFiles.checked(pictures)
-    first = secrets.randbelow(2**32) if seed is None else seed
-    check_series(first, count)
-    check_writable(output)
-    began = time.perf_counter()
-    prompts, loras = _without_tags(prompts)
-    loading = {**loading, **({"loras": (*loading.get("loras", ()), *loras)} if loras else {})}
-    studio = load(model, **loading)
-    wanted: list[Condition] = [prompt for prompt in prompts for _ in range(count)]
-    seeds = [first + k for k in range(len(wanted))]
-    with _Bar() as bar:
-        drawn = studio.draw(wanted, seeds, how, files, bar.begin)
-    paths = _names(output, len(drawn))
-    for (image, record), path in zip(drawn, paths, strict=True):
-        save_image(image, path, record)
-    shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
-    settled = drawn[0][1].drawing
-    print(f"{shown}: {_in_words(settled)}, seed {first}, {time.perf_counter() - began:.1f} s")
-    return paths
-
-
-def _without_tags(prompts: list[str]) -> tuple[list[str], list[tuple[Path, float]]]:
-    """Prompts without their ``<lora:...>``, and the LoRAs that any of them names: they change the model, for all."""
-    found: dict[Path, float] = {}
-    plain = []
-    for prompt in prompts:
-        text, loras = split_tags(prompt)
-        plain.append(text)
-        for name, weight in loras:
-            file = Path(name if name.endswith(".safetensors") else f"{name}.safetensors")
-            if found.setdefault(file, weight) != weight:
-                raise UserError(
-                    f"<lora:{name}> has two weights, {found[file]:g} and {weight:g}, in prompts drawn together"
-                )
-    return plain, list(found.items())
 
 
 def replay_picture(path: Path, output: Path | None, model: str | None, verify: bool) -> None:
@@ -105,7 +39,7 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
         raise UserError(f"{path} holds no record of ldm, so it cannot be drawn again; `ldm show` tells what it holds")
     if output is not None:
         check_writable(output)
-    with _Bar() as bar:
+    with Bar() as bar:
         image, fresh = draw_again(record, model, bar.begin)
     same = fresh.pixels == record.pixels
     if output is not None:
@@ -117,42 +51,6 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
     if verify and not same:
         raise UserError(f"{path}: drawn again, some pixels differ{told}")
     print(f"{path}: {'identical' if same else 'drawn again, not identical'} (pixels {fresh.pixels[:10]}){told}")
-
-
-class _Bar:
-    """A progress bar that counts moves of the sampler, for ``Studio.draw``."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def begin(self, total: int) -> Progress:
-        self._bar = tqdm(total=total, unit="step", disable=None, leave=False)
-
-        def moved(done: int, steps: int, step: Step) -> None:
-            self._bar.update()
-
-        return moved
-
-
-def check_series(seed: int, count: int) -> None:
-    """Refuse a first seed below 0 and fewer than one picture."""
-    if seed < 0:
-        raise UserError(f"seed should be 0 or more, got {seed}")
-    if count < 1:
-        raise UserError(f"count should be 1 or more, got {count}")
-
-
-def _in_words(how: Mapping[str, Any]) -> str:
-    """The settings that a picture depends on, as a line."""
-    eta = "" if how["eta"] is None else f" eta {how['eta']:g},"
-    return f"{how['width']}x{how['height']}, {how['sampler']},{eta} {how['steps']} steps, guidance {how['guidance']:g}"
 
 
 def draw_series(
@@ -183,7 +81,7 @@ def draw_series(
     if write_grid:
         written.append(sheet.with_name(f"grid-{_next_number(folder, 'grid-'):04d}.png"))
         save_grid(images, written[-1], columns)
-    print(f"{folder}: {len(images)} pictures, {_in_words(how.model_dump())}, first seed {seeds[0]}")
+    print(f"{folder}: {len(images)} pictures, {in_words(how.model_dump())}, first seed {seeds[0]}")
     return written
 
 
@@ -221,7 +119,7 @@ def draw_sheet(
     how = pipeline.settle(drawing)
     images = draw_with_bar(pipeline, wanted, [seed + k for k in range(len(wanted))], how)
     save_grid(images, output, columns=count if labels else min(count, 10), scale=2)
-    print(f"{output}: {len(images)} pictures, {_in_words(how.model_dump())}, first seed {seed}")
+    print(f"{output}: {len(images)} pictures, {in_words(how.model_dump())}, first seed {seed}")
     return output
 
 
@@ -235,10 +133,3 @@ def draw_with_bar(pipeline: Pipeline, conditions: Sequence[Condition], seeds: Se
             bar.update()
 
         return pipeline.generate(conditions, seeds, progress=moved, **how.model_dump())
-
-
-def _names(output: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [output]
-    digits = max(4, len(str(count)))
-    return [output.with_name(f"{output.stem}_{k:0{digits}d}{output.suffix}") for k in range(1, count + 1)]

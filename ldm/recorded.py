@@ -80,6 +80,15 @@ class Studio(Pipeline):
             image.info["record"] = record
         return [image for image, _ in drawn]
 
+    def settled(self, how: Drawing, files: PictureFiles) -> Drawing:
+        """The settings that ``draw`` will come to.
+
+        Raises:
+            UserError: they do not fit the model or the files.
+        """
+        work = prepare(files, self.model, how)
+        return self.settle(work.how, work.inputs)
+
     def draw(
         self,
         conditions: Sequence[Condition],

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import ldm
 from ldm.cli import run
-from ldm.commands import check_series, draw_series
+from ldm.commands import draw_series
 from ldm.drawing import Drawing
 from ldm.errors import UserError
+from ldm.telling import check_series
 
 DTYPES = {"full": "fp32", "autocast": None}
 

@@ -17,8 +17,9 @@ from ldm.diffusion.process import FlowProcess
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.training.settings import TrainSettings
 from ldm.training.trainer import ema_decay, learning_rate, seed_weights
-from ldm.weights.components import WEIGHTS
+from ldm.weights.components import STEM
 from ldm.weights.files import read_tensors
+from ldm.weights.variants import weights_name
 
 EVERY = {"train__checkpoint_every": 1, "train__keep_checkpoints": 99}
 
@@ -52,14 +53,14 @@ def test_the_average_is_its_closed_form_also_across_a_resumption(decay, power, t
         for name, value in average.items():
             wanted = sum(share * step[name].double() for share, step in zip(shares, weights, strict=False))
             torch.testing.assert_close(value.double(), wanted, atol=1e-6, rtol=1e-5)
-    drawn = read_tensors(found[-1] / "unet" / WEIGHTS)
+    drawn = read_tensors(found[-1] / "unet" / weights_name(STEM))
     assert drawn.keys() == {name.removeprefix("net.") for name in average if name.startswith("net.")}
     assert all(torch.equal(value, average[f"net.{name}"]) for name, value in drawn.items())
 
 
 def test_without_an_average_the_weights_themselves_draw(tmp_path):
     last = trained("label", tmp_path / "run", train__ema_decay=0)
-    drawn, weights = read_tensors(last / "unet" / WEIGHTS), part(last, "net")
+    drawn, weights = read_tensors(last / "unet" / weights_name(STEM)), part(last, "net")
     assert all(torch.equal(value, weights[f"net.{name}"]) for name, value in drawn.items())
 
 

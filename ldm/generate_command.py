@@ -1,0 +1,164 @@
+"""What ``ldm generate`` does, once its flags are read: requests to jobs, jobs to pictures, pictures to files."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ldm.drawing import Drawing
+from ldm.errors import UserError
+from ldm.images import check_writable, save_image
+from ldm.metadata.record import Record
+from ldm.plans.axes import parse_axis
+from ldm.plans.job import Job, Plan, Request, groups, numbered, seeded
+from ldm.plans.lines import read_requests
+from ldm.plans.matrix import matrix
+from ldm.plans.table import table
+from ldm.recorded import Studio, load
+from ldm.sheet import labelled_sheet
+from ldm.telling import Bar, check_series, in_words
+from ldm.weights.lora_syntax import split_tags
+from ldm.workpieces import PictureFiles
+
+Drawn = tuple[Image.Image, Record]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be drawn.
+
+    Attributes:
+        prompts: which may name LoRAs, as ``<lora:file:weight>``.
+        from_file: a file of prompts in their place, or ``-``; see ``ldm.plans.lines``.
+        matrix: draw all combinations of each prompt, as one labelled sheet.
+        x, y: draw a table of settings for each prompt, as one labelled sheet; see ``ldm.plans.axes``.
+        output: of the only picture or sheet; several get numbers.
+        model: where it is; None is the one in the package.
+        count: pictures per prompt.
+        seed: of the first picture, the k-th has this + k; None is random.
+    """
+
+    prompts: tuple[str, ...]
+    from_file: str | None
+    matrix: bool
+    x: str | None
+    y: str | None
+    output: Path
+    model: str | None
+    count: int
+    seed: int | None
+
+
+def generate_pictures(
+    asked: Asked, loading: dict[str, Any], options: dict[str, Any], pictures: dict[str, Any]
+) -> list[Path]:
+    """Draw and write what is asked for; every picture holds its record.
+
+    Args:
+        asked: what.
+        loading: what ``ldm.load`` takes beside the model.
+        options: fields of ``Drawing``.
+        pictures: fields of ``PictureFiles``.
+
+    Raises:
+        UserError: anything the user can mend; found before the drawing where it can be.
+    """
+    how, files = Drawing.checked(options), PictureFiles.checked(pictures)
+    first = secrets.randbelow(2**32) if asked.seed is None else asked.seed
+    check_series(first, asked.count)
+    plans, loras = _without_tags(_plans(asked, first))
+    paths = _outputs(plans, asked.output)
+    began = time.perf_counter()
+    given = {"loras": (*loading.get("loras", ()), *loras)} if loras else {}
+    studio = load(asked.model, **{**loading, **given})
+    together = Plan(tuple(job for plan in plans for job in plan.jobs))
+    drawn = _draw(studio, together, how, files)
+    _write(plans, drawn, paths)
+    shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
+    print(f"{shown}: {in_words(drawn[0][1].drawing)}, seed {drawn[0][1].seed}, {time.perf_counter() - began:.1f} s")
+    return paths
+
+
+def _plans(asked: Asked, first: int) -> list[Plan]:
+    if asked.matrix and (asked.x or asked.y):
+        raise UserError("a sheet is a matrix of prompts (--matrix) or a table of settings (--x, --y), not both")
+    if asked.from_file is not None and any(asked.prompts):
+        raise UserError("prompts come from --from-file or from the command line, not from both")
+    requests = [Request(prompt) for prompt in asked.prompts]
+    if asked.from_file is not None:
+        requests = read_requests(asked.from_file)
+    jobs = seeded(requests, first, asked.count)
+    if asked.matrix:
+        return [matrix(job) for job in jobs]
+    if asked.x or asked.y:
+        x, y = (parse_axis(text, flag) if text else None for text, flag in ((asked.x, "--x"), (asked.y, "--y")))
+        return [table(job, x, y) for job in jobs]
+    return [Plan(tuple(jobs))]
+
+
+def _without_tags(plans: list[Plan]) -> tuple[list[Plan], list[tuple[Path, float]]]:
+    """Plans without the ``<lora:...>`` of their prompts, and the LoRAs that those name, which change all of it."""
+    found: dict[Path, float] = {}
+
+    def plain(job: Job) -> Job:
+        if not isinstance(job.prompt, str):
+            return job
+        text, loras = split_tags(job.prompt)
+        for name, weight in loras:
+            file = Path(name if name.endswith(".safetensors") else f"{name}.safetensors")
+            if found.setdefault(file, weight) != weight:
+                raise UserError(
+                    f"<lora:{name}> has two weights, {found[file]:g} and {weight:g}; it changes all prompts"
+                )
+        return replace(job, prompt=text)
+
+    plans = [replace(plan, jobs=tuple(map(plain, plan.jobs))) for plan in plans]
+    return plans, list(found.items())
+
+
+def _outputs(plans: list[Plan], output: Path) -> list[Path]:
+    """A file for every sheet, or, where there are none, for every picture.
+
+    Raises:
+        UserError: one could not be written, or two are the same.
+    """
+    sheets = plans[0].labels is not None
+    named = [plan.jobs[0].output for plan in plans] if sheets else [job.output for job in plans[0].jobs]
+    series = iter(numbered(output, named.count(None)) if None in named else [])
+    paths = [Path(name) if name is not None else next(series) for name in named]
+    for path in paths:
+        check_writable(path)
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UserError(f"two pictures would be written to {twice}: name another output")
+    return paths
+
+
+def _draw(studio: Studio, plan: Plan, how: Drawing, files: PictureFiles) -> list[Drawn]:
+    """Pictures in the order of the jobs; those of the same settings are drawn together."""
+    drawn: dict[int, Drawn] = {}
+    with Bar() as bar:
+        for settled, places in groups(plan, how, lambda asked: studio.settled(asked, files)):
+            jobs = [plan.jobs[place] for place in places]
+            found = studio.draw([job.prompt for job in jobs], [job.seed for job in jobs], settled, files, bar.begin)
+            drawn |= dict(zip(places, found, strict=True))
+    return [drawn[place] for place in range(len(plan.jobs))]
+
+
+def _write(plans: list[Plan], drawn: list[Drawn], paths: list[Path]) -> None:
+    if plans[0].labels is None:
+        for (image, record), path in zip(drawn, paths, strict=True):
+            save_image(image, path, record)
+        return
+    done = 0
+    for plan, path in zip(plans, paths, strict=True):
+        images = [image for image, _ in drawn[done : done + len(plan.jobs)]]
+        done += len(images)
+        assert plan.labels is not None
+        columns, rows, title = plan.labels.columns, plan.labels.rows, plan.labels.title
+        save_image(labelled_sheet(images, len(columns), columns, rows, title), path)
