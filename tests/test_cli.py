@@ -282,7 +282,11 @@ def test_an_interrupt_leaves_no_file(place: Path) -> None:
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     command = [sys.executable, "-m", "ldm", "generate", "3", *flags]
-    program = subprocess.Popen(command, cwd=place, env=ENVIRONMENT, stdout=theirs, stderr=theirs)
+
+    def listen() -> None:  # a shell has what it starts in the background ignore interrupts, and children inherit that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    program = subprocess.Popen(command, cwd=place, env=ENVIRONMENT, stdout=theirs, stderr=theirs, preexec_fn=listen)
     os.close(theirs)
     shown = b""
     while not re.search(rb"[1-9]\d*/4000", shown):

@@ -186,7 +186,7 @@ def test_txt2img_has_or_explains_every_flag_of_the_original(call, capsys: pytest
         (["--H", "33"], "height 33 is not a multiple of 4"),
         (["--from-file", "nothing.txt"], "--from-file nothing.txt cannot be read"),
         (["--from-file", "empty.txt"], "--from-file empty.txt is empty"),
-        (["--ckpt", "empty.txt"], "empty.txt is a file, and a model is a folder"),
+        (["--ckpt", "empty.txt"], "empty.txt is neither a safetensors file nor a pickle"),
         (["--outdir", "empty.txt"], "empty.txt is a file"),
     ],
 )
