@@ -438,7 +438,7 @@ def test_the_teaching_example_is_ddim() -> None:
     steps = list(sample(SAMPLERS["ddim"], Denoiser(predict, process, "x0"), first, grid, torch.randn_like, process))
     assert times == pytest.approx([1000, 800, 600, 400, 200])
     for i, step in enumerate(steps):
-        prediction = predict(x, torch.zeros(2), None)
+        prediction = predict(x, torch.zeros(2))
         mix = 1 / (5 - i)
         x = x * (1 - mix) + prediction * mix
         torch.testing.assert_close(step.x, x)
