@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
+from ldm.batch import moves
 from ldm.codec import PixelCodec
 from ldm.conditioner import Condition, LabelConditioner
-from ldm.diffusion.samplers import Step
 from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.images import check_folder, check_writable, save_grid, save_image, to_pil
 from ldm.metadata.read import read_record
-from ldm.pipeline import Pipeline
+from ldm.pipeline import NOTHING, Pipeline
 from ldm.recorded import draw_again, load
 from ldm.telling import Bar, check_series, in_words
 from ldm.text_conditioner import TextConditioner
@@ -125,11 +124,6 @@ def draw_sheet(
 
 def draw_with_bar(pipeline: Pipeline, conditions: Sequence[Condition], seeds: Sequence[int], how: Drawing) -> Tensor:
     """``Pipeline.generate``, settled, behind a progress bar that counts moves of the sampler."""
-    batches = len(pipeline.batches(conditions, how))
-    assert how.steps is not None
-    with tqdm(total=batches * how.steps, unit="step", disable=None, leave=False) as bar:
-
-        def moved(done: int, steps: int, step: Step) -> None:
-            bar.update()
-
-        return pipeline.generate(conditions, seeds, progress=moved, **how.model_dump())
+    total = len(pipeline.batches(conditions, how)) * moves(how, NOTHING, pipeline.model)
+    with Bar() as bar:
+        return pipeline.generate(conditions, seeds, progress=bar.begin(total), **how.model_dump())

@@ -6,6 +6,7 @@ drawn picture -> back into its region, with what the mask keeps untouched
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +169,17 @@ def _sized(how: Drawing, model: Model, picture: Image.Image | None) -> Drawing:
 def _controls(files: PictureFiles, model: Model, how: Drawing) -> tuple[Control, ...]:
     found, first = [], next(model.net.parameters(), torch.empty(0))
     for control in files.controls:
-        net = load_module(control.net, Reading(dtype=first.dtype))
-        if not isinstance(net, ControlNet):
-            raise UserError(f"{control.net} holds a {type(net).__name__}, not a ControlNet")
+        net = _control_net(control.net, first.dtype, first.device)
         mode = "L" if net.config.conditioning_channels == 1 else "RGB"
         hint = fit_image(open_picture(control.hint, mode), how.width or 0, how.height or 0, files.fit)
-        net.to(first.device)
         found.append(Control(net, (from_pil(hint)[None] + 1) / 2, control.scale, control.start, control.end))
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=2)
+def _control_net(folder: Path, dtype: torch.dtype, device: torch.device) -> ControlNet:
+    """Kept, because settings are checked before anything is drawn, and a table of them is drawn in several turns."""
+    net = load_module(folder, Reading(dtype=dtype))
+    if not isinstance(net, ControlNet):
+        raise UserError(f"{folder} holds a {type(net).__name__}, not a ControlNet")
+    return net.to(device)

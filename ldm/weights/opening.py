@@ -73,7 +73,7 @@ def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None
     else:
         if how.ema:
             raise UserError(f"ema is for single files that hold two U-Nets, and {path} is a folder")
-        model = load_model(resolve(path), reading)
+        model = load_model(path, reading)
         model.prediction = how.prediction or model.prediction
     if vae is not None:
         model.codec = VAECodec(_in_place(vae, model, how.vae))
