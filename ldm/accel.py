@@ -100,7 +100,9 @@ def prepare(
         module: with its weights.
         device: where to.
         dtype: of weights and inputs.
-        channels_last: keep images and kernels with their channels together: faster wherever kernels want it so.
+        channels_last: keep images and kernels with their channels together: faster wherever kernels want it so. Not
+            for drawing on a CPU, whose oneDNN rearranges kernels by itself: there, weights stay where they are
+            mapped from their file.
         attention: a key of ``ldm.models.attention.BACKENDS``.
         compile: compile the forward on its first call: minutes, for some percent after.
         gradient_checkpointing: in training, compute activations again rather than keep them.
@@ -115,7 +117,7 @@ def prepare(
     if gradient_checkpointing:
         _enable_checkpointing(module, inference)
     module.to(device, dtype)
-    if channels_last:
+    if channels_last and (device.type != "cpu" or not inference or compile):
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     set_backend(module, attention)
     module.train(not inference)
