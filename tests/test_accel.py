@@ -218,8 +218,16 @@ def test_elsewhere_the_model_keeps_its_state_dict(dtype, inference):
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_memory_format_is_applied_to_kernels(channels_last):
-    model = prepare(UNet(UNET), device=CPU, dtype=torch.float32, channels_last=channels_last)
-    assert model.conv_in.weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    options = {"device": CPU, "dtype": torch.float32, "channels_last": channels_last, "inference": False}
+    weight = prepare(UNet(UNET), **options).conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def test_weights_that_draw_on_a_cpu_stay_where_they_are():
+    model = UNet(UNET)
+    before = [parameter.data_ptr() for parameter in model.parameters()]
+    prepare(model, device=CPU, dtype=torch.float32)
+    assert [parameter.data_ptr() for parameter in model.parameters()] == before
 
 
 def test_attention_backend_is_applied_and_checked():
