@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def random_weights(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -46,20 +44,6 @@ def twin(build: Callable[[], nn.Module], model: nn.Module) -> nn.Module:
         other = build()
     other.load_state_dict(model.state_dict(), strict=True, assign=True)
     return other.eval()
-
-
-def count_flops(build: Callable[[], nn.Module], call: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> int:
-    """Count the floating-point operations of ``call(model, *inputs)``, on ``meta`` and so without doing them.
-
-    A multiplication and an addition are two; only matrix products and convolutions count. The counter sees
-    nothing of the CPU's fused attention; the ``math`` kernel is made of products that it sees.
-    """
-    with torch.device("meta"):
-        model = build().eval()
-    meta = [x.to("meta") for x in inputs]
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        call(model, *meta)
-    return counter.get_total_flops()
 
 
 def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _timing import count_flops, in_turn, machine, random_weights, report, summary, twin, working_memory
+from _timing import in_turn, machine, random_weights, report, summary, twin, working_memory
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL as DiffusersVAE
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm.accel import pick_device, pick_dtype, prepare, tune_allocator
 from ldm.errors import UserError
+from ldm.flops import count_flops
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig
 

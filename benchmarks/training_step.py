@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _timing import count_flops, in_turn, machine, report, summary, working_memory
+from _timing import in_turn, machine, report, summary, working_memory
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from ldm.diffusion.context import Context
 from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.settings import ProcessConfig
 from ldm.errors import UserError
+from ldm.flops import count_flops
 from ldm.models.unet import UNet, UNetConfig
 
 RATE, CLIP = 1e-4, 1.0

@@ -104,7 +104,7 @@ class Batch:
     def _varied(self, noise: Tensor) -> Tensor:
         """Start noise (B, C, h, w), turned towards that of the variation seed."""
         how, process = self._how, self._denoiser.process
-        if how.variation_seed is None or how.variation_strength == 0:
+        if how.variation_seed is None or not how.variation_strength:
             return noise
         other = process.noise(tuple(noise.shape[1:]), torch.Generator().manual_seed(how.variation_seed)).to(noise)
         return torch.stack([slerp(one, other, how.variation_strength) for one in noise])

@@ -51,7 +51,7 @@ Apg = Annotated[bool, typer.Option("--apg", help="adaptive projected guidance: s
 Syntax = Annotated[str, typer.Option("--prompt-syntax", help="a1111: (words:1.2) are weighed; plain: they are not")]
 ClipSkip = Annotated[int, typer.Option("--clip-skip", help="which layer of the text encoder, from the last: 1, 2, ...")]
 Variation = Annotated[int | None, typer.Option("--variation-seed", help="turn the start noise towards this seed's")]
-VariationBy = Annotated[float, typer.Option("--variation-strength", help="by this part of the way, 0 to 1")]
+VariationBy = Annotated[float | None, typer.Option("--variation-strength", help="by this part of the way, 0 to 1")]
 Init = Annotated[Path | None, typer.Option("--init-image", "-i", help="picture to begin from")]
 Strength = Annotated[float | None, typer.Option("--strength", "--denoising-strength", help="part redrawn: 0.75")]
 Mask = Annotated[Path | None, typer.Option("--mask", help="white where the init image is drawn anew")]
@@ -131,7 +131,7 @@ def generate(
     prompt_syntax: Syntax = "a1111",
     clip_skip: ClipSkip = 1,
     variation_seed: Variation = None,
-    variation_strength: VariationBy = 0.0,
+    variation_strength: VariationBy = None,
     width: Width = None,
     height: Height = None,
     init: Init = None,

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.flops import metered
 from ldm.models.vae import AutoencoderKL, sample_moments, split_moments
 from ldm.tiling import tiled_decode, tiled_encode
 
@@ -94,7 +95,7 @@ class VAECodec:
     def encode(self, images: Tensor, tiled: bool = False) -> Tensor:
         weight = self.vae.last_layer
         images = images.to(weight.device, weight.dtype)
-        with torch.no_grad():
+        with torch.no_grad(), metered(self.vae, "encode", images=images):
             return (tiled_encode(self.vae, images) if tiled else self.vae.encode(images)).float()
 
     def latents(self, encoded: Tensor, noise: Tensor) -> Tensor:
@@ -114,5 +115,5 @@ class VAECodec:
 
     def _decode(self, latents: Tensor, tiled: bool) -> Tensor:
         latents = (latents / self.scale).to(self.vae.last_layer.dtype)
-        with torch.no_grad():
+        with torch.no_grad(), metered(self.vae, "decode", latents=latents):
             return (tiled_decode(self.vae, latents) if tiled else self.vae.decode(latents)).float()

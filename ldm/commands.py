@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
-from ldm.batch import moves
 from ldm.codec import PixelCodec
 from ldm.conditioner import Condition, LabelConditioner
 from ldm.drawing import Drawing
 from ldm.errors import UserError
-from ldm.images import check_folder, check_writable, save_grid, save_image, to_pil
+from ldm.images import check_folder, check_writable, from_pil, save_grid, save_image
 from ldm.metadata.read import read_record
-from ldm.pipeline import NOTHING, Pipeline
-from ldm.recorded import draw_again, load
+from ldm.metadata.record import Record
+from ldm.recorded import Studio, draw_again, load
 from ldm.telling import Bar, check_series, in_words
 from ldm.text_conditioner import TextConditioner
+from ldm.workpieces import PictureFiles
+
+Drawn = tuple[Image.Image, Record]
+_MASK = "_mask.png"
 
 
 def replay_picture(path: Path, output: Path | None, model: str | None, verify: bool) -> None:
@@ -53,10 +58,11 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
 
 
 def draw_series(
-    pipeline: Pipeline,
+    studio: Studio,
     conditions: Sequence[Condition],
     seeds: Sequence[int],
     how: Drawing,
+    files: PictureFiles,
     folder: Path,
     columns: int,
     write_samples: bool,
@@ -69,18 +75,17 @@ def draw_series(
     """
     sample, sheet = folder / "samples" / "00000.png", folder / "grid-0000.png"
     check_folder(sample.parent)
-    how = pipeline.settle(how)
-    images = draw_with_bar(pipeline, conditions, seeds, how)
+    drawn = draw_with_bar(studio, conditions, seeds, how, files)
     written = []
     if write_samples:
         first = _next_number(sample.parent, "")
-        written = [sample.with_name(f"{first + k:05d}.png") for k in range(len(images))]
-        for image, path in zip(to_pil(images), written, strict=True):
-            save_image(image, path)
+        written = [sample.with_name(f"{first + k:05d}.png") for k in range(len(drawn))]
+        for (image, record), path in zip(drawn, written, strict=True):
+            save_image(image, path, record)
     if write_grid:
         written.append(sheet.with_name(f"grid-{_next_number(folder, 'grid-'):04d}.png"))
-        save_grid(images, written[-1], columns)
-    print(f"{folder}: {len(images)} pictures, {in_words(how.model_dump())}, first seed {seeds[0]}")
+        save_grid(_stacked(drawn), written[-1], columns)
+    print(f"{folder}: {len(drawn)} pictures, {in_words(drawn[0][1].drawing)}, first seed {seeds[0]}")
     return written
 
 
@@ -108,22 +113,72 @@ def draw_sheet(
     drawing = Drawing.checked({"batch_size": 100, **options})
     check_series(seed, count)
     check_writable(output)
-    pipeline = load(model)
-    conditioner = pipeline.model.conditioner
-    if not isinstance(pipeline.model.codec, PixelCodec) or isinstance(conditioner, TextConditioner):
+    studio = load(model)
+    conditioner = studio.model.conditioner
+    if not isinstance(studio.model.codec, PixelCodec) or isinstance(conditioner, TextConditioner):
         raise UserError(f"{model} is no pixel model of digits; `ldm generate` draws with any model")
     if labels is None and isinstance(conditioner, LabelConditioner):
         labels = list(range(conditioner.classes))
     wanted: list[Condition] = [label for label in labels or [None] for _ in range(count)]
-    how = pipeline.settle(drawing)
-    images = draw_with_bar(pipeline, wanted, [seed + k for k in range(len(wanted))], how)
-    save_grid(images, output, columns=count if labels else min(count, 10), scale=2)
-    print(f"{output}: {len(images)} pictures, {in_words(how.model_dump())}, first seed {seed}")
+    drawn = draw_with_bar(studio, wanted, [seed + k for k in range(len(wanted))], drawing)
+    save_grid(_stacked(drawn), output, columns=count if labels else min(count, 10), scale=2)
+    print(f"{output}: {len(drawn)} pictures, {in_words(drawn[0][1].drawing)}, first seed {seed}")
     return output
 
 
-def draw_with_bar(pipeline: Pipeline, conditions: Sequence[Condition], seeds: Sequence[int], how: Drawing) -> Tensor:
-    """``Pipeline.generate``, settled, behind a progress bar that counts moves of the sampler."""
-    total = len(pipeline.batches(conditions, how)) * moves(how, NOTHING, pipeline.model)
+def find_pairs(folder: Path, target: Path) -> list[tuple[Path, Path]]:
+    """Pairs of NAME.png and NAME_mask.png in ``folder``, by name; pictures without a mask are passed over.
+
+    Raises:
+        UserError: there are none, a picture is missing, or ``target`` cannot take the results.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: it should hold pairs of NAME.png and NAME_mask.png")
+    if target.resolve() == folder.resolve():
+        raise UserError(f"{target} is where the pictures come from: the results would replace them")
+    masks = sorted(folder.glob(f"*{_MASK}"))
+    if not masks:
+        raise UserError(f"{folder} holds no mask: pairs are called NAME.png and NAME_mask.png")
+    pairs = [(mask.with_name(f"{mask.name.removesuffix(_MASK)}.png"), mask) for mask in masks]
+    for picture, mask in pairs:
+        if not picture.is_file():
+            raise UserError(f"{mask} has no picture beside it: there is no {picture.name}")
+    check_folder(target)
+    return pairs
+
+
+def fill_pairs(
+    studio: Studio, pairs: Sequence[tuple[Path, Path]], prompt: Condition, seed: int, how: Drawing, folder: Path
+) -> list[Path]:
+    """Draw each picture of ``pairs`` anew where its mask is white, into ``folder`` under the picture's name.
+
+    Raises:
+        UserError: anything the user can mend; found before the drawing where it can be.
+    """
+    works = [PictureFiles(init=picture, mask=mask) for picture, mask in pairs]
+    for files in works:
+        studio.settled(how, files)
+    written = []
+    for (picture, _), files in zip(pairs, works, strict=True):
+        ((image, record),) = draw_with_bar(studio, [prompt], [seed], how, files)
+        written.append(folder / picture.name)
+        save_image(image, written[-1], record)
+        print(f"{written[-1]}: {in_words(record.drawing)}, seed {seed}")
+    return written
+
+
+def draw_with_bar(
+    studio: Studio,
+    conditions: Sequence[Condition],
+    seeds: Sequence[int],
+    how: Drawing,
+    files: PictureFiles = PictureFiles(),  # noqa: B008  frozen, so it can be shared
+) -> list[Drawn]:
+    """``Studio.draw`` behind a progress bar that counts moves of the sampler."""
     with Bar() as bar:
-        return pipeline.generate(conditions, seeds, progress=bar.begin(total), **how.model_dump())
+        return studio.draw(conditions, seeds, how, files, bar.begin)
+
+
+def _stacked(drawn: Sequence[Drawn]) -> Tensor:
+    """Pictures of one size as (N, C, H, W) in -1..1."""
+    return torch.stack([from_pil(image) for image, _ in drawn])

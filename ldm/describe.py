@@ -12,15 +12,14 @@ from ldm.weights.families import FAMILIES
 from ldm.weights.files import read_json
 from ldm.weights.habits import habits
 from ldm.weights.identify import count_numbers, dtypes_in, identify
-from ldm.weights.model import INDEX, UNREAD_PARTS, Own, listed_parts, read_own, resolve
+from ldm.weights.model import Own, listed_parts, read_own, resolve
 from ldm.weights.modelspec import told_index
-from ldm.weights.papers import CONFIG, SCHEDULER_CONFIG
+from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, TEXT_ENCODERS, UNREAD_PARTS
 from ldm.weights.pickles import FLAG, form_of
 from ldm.weights.stored import open_stored
 from ldm.weights.variants import STEMS, find_weights, variants_in
 
 _PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP"}  # how they begin
-_TOWERS = ("text_encoder", "text_encoder_2")
 
 
 def describe(place: str | None, allow_pickle: bool = False) -> str:
@@ -64,13 +63,13 @@ def _of_folder(folder: Path, allow_pickle: bool) -> Iterator[str]:
     own = read_own(index, folder / INDEX)
     if "unet" in parts:
         yield from _family(read_json(folder / "unet" / CONFIG))
-    for name in (name for name in _TOWERS if name in parts):
+    for name in (name for name in TEXT_ENCODERS if name in parts):
         yield f"{name}: {_tower(read_json(folder / name / CONFIG))}"
     if "scheduler" in parts:
         scheduler = read_json(folder / "scheduler" / SCHEDULER_CONFIG)
         yield f"scheduler: {_scheduler(scheduler)}"
         if "_ldm" not in index and "unet" in parts:
-            own = Own.checked({"defaults": habits(scheduler, len(parts & {*_TOWERS}))})
+            own = Own.checked({"defaults": habits(scheduler, len(parts & {*TEXT_ENCODERS}))})
     yield from _own(own)
 
 

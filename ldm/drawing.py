@@ -66,7 +66,7 @@ class Drawing(Settings):
     width: int | None = Field(default=None, ge=1)
     strength: float | None = Field(default=None, gt=0, le=1)
     variation_seed: int | None = Field(default=None, ge=0, lt=2**64)
-    variation_strength: float = Field(default=0.0, ge=0, le=1)
+    variation_strength: float | None = Field(default=None, ge=0, le=1)
     original_size: tuple[PositiveInt, PositiveInt] | None = None
     crop_top_left: tuple[int, int] | None = None
     target_size: tuple[PositiveInt, PositiveInt] | None = None

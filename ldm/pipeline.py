@@ -114,10 +114,6 @@ class Pipeline:
                 "width": width,
             }
         )
-        if how.negative not in (None, "") and not guides(self.model, settled):
-            if follows_scale(self.model):
-                raise UserError(f"negative {how.negative!r} would do nothing: this network is told the guidance scale")
-            raise UserError(f"negative {how.negative!r} needs guidance: at scale 1 it would do nothing")
         _check_sides(height, width, model.codec.factor)
         _check_fields(settled, model, inputs)
         return settled
@@ -140,23 +136,53 @@ def _check_fields(how: Drawing, model: Model, inputs: Inputs) -> None:
     """Refuse what would do nothing with this model or these inputs."""
     if how.strength is not None and inputs.init is None:
         raise UserError("strength says how much of a picture to redraw: give the picture (init) too")
-    if how.variation_strength and how.variation_seed is None:
-        raise UserError("variation_strength needs a variation_seed to turn towards")
-    if how.clip_skip != 1 and not isinstance(model.conditioner, TextConditioner):
-        raise UserError("clip_skip is about a text encoder, and this model has none")
-    for name in ("original_size", "crop_top_left", "target_size"):
-        if getattr(how, name) is not None and not getattr(model.net.config, "pooled_dim", None):
-            raise UserError(f"{name} is for models that read it (SDXL), and this one does not")
-    if how.apg and how.guidance_rescale:
-        raise UserError("guidance_rescale is of plain guidance; with apg, leave it out")
-    if how.tiled and not isinstance(model.codec, VAECodec):
-        raise UserError("tiled is about an autoencoder, and this model diffuses pixels")
+    seeded = how.variation_seed is not None
+    if (seeded and how.variation_strength is None) or (how.variation_strength and not seeded):
+        raise UserError("a variation takes a variation_seed to turn towards, and a variation_strength, by how much")
+    _check_parts(how, model)
     if how.hires_scale > 1 and inputs.init is not None:
         raise UserError("hires draws from words twice; a picture to begin from (init) is drawn at its own size")
+    for name in ("hires_upscaler", "hires_strength", "hires_steps"):
+        if _said(how, name) and how.hires_scale == 1:
+            raise UserError(f"{name} is of the second, larger pass: hires_scale says how much larger")
+    _check_guidance(how, model)
     init, colours = inputs.init, model.codec.colours
     if init is not None and (init.ndim != 4 or init.shape[1] != colours):
         raise UserError(f"init should be (N, {colours}, H, W), as this model draws; got {tuple(init.shape)}")
     _check_controls(inputs.controls, model)
+
+
+def _check_parts(how: Drawing, model: Model) -> None:
+    """Refuse settings of a part that the model lacks."""
+    for name in ("clip_skip", "prompt_syntax"):
+        if _said(how, name) and not isinstance(model.conditioner, TextConditioner):
+            raise UserError(f"{name} is about a text encoder, and this model has none")
+    for name in ("original_size", "crop_top_left", "target_size"):
+        if getattr(how, name) is not None and not getattr(model.net.config, "pooled_dim", None):
+            raise UserError(f"{name} is for models that read it (SDXL), and this one does not")
+    if how.tiled and not isinstance(model.codec, VAECodec):
+        raise UserError("tiled is about an autoencoder, and this model diffuses pixels")
+
+
+def _check_guidance(how: Drawing, model: Model) -> None:
+    """Refuse settings of a guidance that there is not."""
+    if how.apg and how.guidance_rescale:
+        raise UserError("guidance_rescale is of plain guidance; with apg, leave it out")
+    for name in ("apg_eta", "apg_norm_threshold", "apg_momentum"):
+        if _said(how, name) and not how.apg:
+            raise UserError(f"{name} is a setting of apg, which is off")
+    if guides(model, how):
+        return
+    why = "this network is told its scale" if follows_scale(model) else "at scale 1 there is none"
+    if how.negative not in (None, ""):
+        raise UserError(f"negative {how.negative!r} would do nothing: it is what guidance leads away from, and {why}")
+    for name in ("guidance_rescale", "guidance_interval", "apg"):
+        if _said(how, name):
+            raise UserError(f"{name} would do nothing: it changes guidance, and {why}")
+
+
+def _said(how: Drawing, name: str) -> bool:
+    return getattr(how, name) != Drawing.model_fields[name].default
 
 
 def _check_controls(controls: Sequence[Control], model: Model) -> None:

@@ -22,6 +22,7 @@ from ldm.batch import Progress, moves
 from ldm.conditioner import Condition
 from ldm.drawing import Drawing
 from ldm.errors import UserError
+from ldm.flops import Meter
 from ldm.images import to_pil
 from ldm.metadata.record import Cost, ModelUsed, Record, hash_pixels, installed_versions
 from ldm.pipeline import Pipeline, check_request
@@ -51,6 +52,7 @@ class Studio(Pipeline):
     ) -> None:
         super().__init__(model, device, dtype)
         self.place, self.loading = place, dict(loading)
+        self._meter = Meter()
 
     def __call__(
         self,
@@ -118,20 +120,26 @@ class Studio(Pipeline):
         found: dict[int, tuple[Image.Image, Record]] = {}
         for batch in batches:
             began = time.perf_counter()
-            drawn = self.generate(
-                [conditions[i] for i in batch],
-                [seeds[i] for i in batch],
-                inputs=work.inputs,
-                progress=told,
-                **settled.model_dump(),
-            )
+            with self._meter.running():
+                drawn = self.generate(
+                    [conditions[i] for i in batch],
+                    [seeds[i] for i in batch],
+                    inputs=work.inputs,
+                    progress=told,
+                    **settled.model_dump(),
+                )
             images = [work.finish(image) for image in to_pil(drawn)]
-            cost = Cost(seconds=(time.perf_counter() - began) / len(batch), peak_memory=_peak_memory(self.device))
+            cost = self._cost(time.perf_counter() - began, len(batch))
             company = [[conditions[i], seeds[i]] for i in batch] if len(batch) > 1 else []
             for place, (i, image) in enumerate(zip(batch, images, strict=True)):
                 drawing = {**asked, **({"batch": company, "place_in_batch": place} if company else {})}
                 found[i] = image, self._record(conditions[i], seeds[i], drawing, files, image, cost)
         return [found[i] for i in range(len(conditions))]
+
+    def _cost(self, seconds: float, pictures: int) -> Cost:
+        """One picture's share of a batch. torch's counter does not see what xformers does."""
+        flops = None if self.loading.get("attention") == "xformers" else self._meter.flops // pictures
+        return Cost(seconds=seconds / pictures, peak_memory=_peak_memory(self.device), flops=flops)
 
     @functools.cached_property
     def fingerprint(self) -> str | None:

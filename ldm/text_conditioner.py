@@ -18,6 +18,7 @@ from torch import Tensor
 from ldm.conditioner import Condition
 from ldm.diffusion.context import Context
 from ldm.errors import UserError
+from ldm.flops import metered
 from ldm.prompts import Span, expand, parse, plain
 
 
@@ -159,8 +160,9 @@ class TextConditioner:
         start, end, pad = (getattr(tower.tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad"))
         room = self.window - 2
         ids = [[start, *part, end, *[pad] * (room - len(part))] for row in rows for part in row.ids]
-        with torch.no_grad():
-            out = encoder(torch.tensor(ids, device=encoder.device), output_hidden_states=both or clip_skip > 1)
+        tokens = torch.tensor(ids, device=encoder.device)
+        with torch.no_grad(), metered(encoder, input_ids=tokens):
+            out = encoder(tokens, output_hidden_states=both or clip_skip > 1)
             if both:  # not normalised, and from the layer before the last on
                 states = out.hidden_states[-1 - clip_skip]
             elif clip_skip > 1:

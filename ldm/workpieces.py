@@ -15,17 +15,21 @@ from typing import Literal
 import torch
 from PIL import Image
 from pydantic import Field
+from torch import nn
 
+from ldm.accel import prepare as prepare_module
 from ldm.diffusion.control import Control
 from ldm.drawing import Drawing, Inputs
 from ldm.errors import UserError
 from ldm.images import from_pil
 from ldm.metadata.record import InputFile, input_file
+from ldm.models.attention import Attention
 from ldm.models.controlnet import ControlNet
 from ldm.open_picture import open_picture
 from ldm.regions import Box, fit_image, masked_region, pad_for_outpainting, paste_back, prepare_mask
 from ldm.schema import Settings
-from ldm.weights.components import Reading, load_module
+from ldm.weights.components import Reading
+from ldm.weights.controlnets import read_controlnet
 from ldm.weights.model import Model
 
 
@@ -33,9 +37,10 @@ class ControlFile(Settings):
     """A ControlNet and the picture it is to follow.
 
     Attributes:
-        net: a folder of diffusers' ``ControlNetModel``.
+        net: a folder of diffusers' ``ControlNetModel``, a single file, or a name on the hub.
         hint: a picture, such as of edges.
         scale, start, end: see ``ldm.diffusion.control.Control``.
+        allow_pickle: also read a net in a pickle, by torch's restricted reader.
     """
 
     net: Path
@@ -43,6 +48,7 @@ class ControlFile(Settings):
     scale: float = 1.0
     start: float = Field(default=0.0, ge=0, le=1)
     end: float = Field(default=1.0, ge=0, le=1)
+    allow_pickle: bool = False
 
 
 class PictureFiles(Settings):
@@ -135,6 +141,13 @@ def _check(files: PictureFiles) -> None:
         raise UserError("invert_mask and mask_blur need a mask")
     if files.only_masked and files.mask is None:
         raise UserError("only_masked needs a mask")
+    for key, idle, needed in (
+        ("padding", not files.only_masked, "is of the region that only_masked draws: ask for that too"),
+        ("outpaint_fill", files.outpaint is None, "is what outpaint's room holds: ask for that too"),
+        ("fit", files.init is None and not files.controls, "is about a picture (init, or the hint of a control)"),
+    ):
+        if idle and getattr(files, key) != PictureFiles.model_fields[key].default:
+            raise UserError(f"{key} {getattr(files, key)} {needed}")
 
 
 def _opened(files: PictureFiles, mode: Literal["L", "RGB"]) -> tuple[Image.Image, Image.Image | None]:
@@ -167,19 +180,27 @@ def _sized(how: Drawing, model: Model, picture: Image.Image | None) -> Drawing:
 
 
 def _controls(files: PictureFiles, model: Model, how: Drawing) -> tuple[Control, ...]:
-    found, first = [], next(model.net.parameters(), torch.empty(0))
+    found = []
     for control in files.controls:
-        net = _control_net(control.net, first.dtype, first.device)
+        net = _control_net(control.net, control.allow_pickle, *_runs(model.net))
         mode = "L" if net.config.conditioning_channels == 1 else "RGB"
         hint = fit_image(open_picture(control.hint, mode), how.width or 0, how.height or 0, files.fit)
         found.append(Control(net, (from_pil(hint)[None] + 1) / 2, control.scale, control.start, control.end))
     return tuple(found)
 
 
+def _runs(net: nn.Module) -> tuple[torch.dtype, torch.device, str]:
+    """The dtype, device and attention backend that a network has been made ready for."""
+    first = next(net.parameters(), torch.empty(0))
+    backends = (module.backend for module in net.modules() if isinstance(module, Attention))
+    return first.dtype, first.device, next(backends, "sdpa")
+
+
 @functools.lru_cache(maxsize=2)
-def _control_net(folder: Path, dtype: torch.dtype, device: torch.device) -> ControlNet:
+def _control_net(
+    place: Path, allow_pickle: bool, dtype: torch.dtype, device: torch.device, attention: str
+) -> ControlNet:
     """Kept, because settings are checked before anything is drawn, and a table of them is drawn in several turns."""
-    net = load_module(folder, Reading(dtype=dtype))
-    if not isinstance(net, ControlNet):
-        raise UserError(f"{folder} holds a {type(net).__name__}, not a ControlNet")
-    return net.to(device)
+    net = read_controlnet(place, Reading(dtype=dtype, allow_pickle=allow_pickle))
+    prepare_module(net, device=device, dtype=dtype, attention=attention)
+    return net

@@ -50,8 +50,8 @@ def varied(choice: random.Random, pictures: dict[str, Path]) -> tuple[dict[str, 
         "height": choice.choice([24, 32]),
         "clip_skip": choice.choice([1, 2]),
         "tiled": choice.random() < 0.3,
-        "apg": choice.random() < 0.3,
     }
+    drawing["apg"] = drawing["guidance"] != 1 and choice.random() < 0.3
     kind = choice.choice(["text", "hires", "variation", "init", "inpaint", "region", "outpaint"])
     if kind == "hires":
         drawing |= {"hires_scale": 1.5, "hires_upscaler": choice.choice(["latent", "lanczos"])}

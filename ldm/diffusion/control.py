@@ -13,6 +13,7 @@ from ldm.diffusion.denoiser import Denoiser
 from ldm.diffusion.grid import Grid
 from ldm.diffusion.process import Point
 from ldm.errors import UserError
+from ldm.flops import metered
 from ldm.models.controlnet import ControlNet
 
 
@@ -75,7 +76,9 @@ class ControlledDenoiser(Denoiser):
             if not least <= at.t <= greatest:
                 continue
             # once for each picture, and twice where the unconditional half is drawn beside
-            found = control.net(x_t, times, read.repeat(len(x_t) // len(read), 1, 1, 1), **inputs)
+            hint = read.repeat(len(x_t) // len(read), 1, 1, 1)
+            with metered(control.net, x=x_t, t=times, read=hint, **inputs):
+                found = control.net(x_t, times, hint, **inputs)
             found = [control.scale * part for part in found]
             total = [a + b for a, b in zip(total, found, strict=True)] if total else found
         return total
@@ -85,8 +88,14 @@ def controlled(denoiser: Denoiser, controls: tuple[Control, ...], grid: Grid) ->
     """``denoiser`` with ControlNets beside its network, on the way along ``grid``; their hints are read here, once."""
     if not controls:
         return denoiser
-    read = tuple(c.net.read(c.hint.to(c.net.conv_in.weight.device, denoiser.dtype)) for c in controls)
+    read = tuple(_read(control, denoiser.dtype) for control in controls)
     times = tuple(c.times(grid) for c in controls)
     return ControlledDenoiser(
         denoiser.net, denoiser.process, denoiser.prediction, denoiser.clip, denoiser.dtype, controls, read, times
     )
+
+
+def _read(control: Control, dtype: torch.dtype) -> Tensor:
+    hint = control.hint.to(control.net.conv_in.weight.device, dtype)
+    with metered(control.net, "read", hint=hint):
+        return control.net.read(hint)

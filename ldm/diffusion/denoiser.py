@@ -16,6 +16,7 @@ from ldm.diffusion.context import Context
 from ldm.diffusion.prediction import Estimate, min_snr_weight, target, to_estimate
 from ldm.diffusion.process import Point, Process, per_sample
 from ldm.errors import UserError, choose
+from ldm.flops import metered
 
 Network = Callable[..., Tensor]  # (x_t, t of shape (B,), **Context.inputs()) -> output
 
@@ -60,7 +61,9 @@ class Denoiser:
     def _call(self, x_t: Tensor, t: Tensor, context: Context, **more: Any) -> Tensor:
         if context.beside is not None:
             x_t = torch.cat([x_t, context.beside], dim=1)  # (B, C + C', H, W)
-        return self.net(x_t, t, **context.inputs(), **more).float()
+        inputs = context.inputs()
+        with metered(self.net, x=x_t, t=t, **inputs):
+            return self.net(x_t, t, **inputs, **more).float()
 
     def estimate(self, output: Tensor, x_t: Tensor, at: Point) -> Estimate:
         """What a raw output at this noise level says about (x0, eps)."""

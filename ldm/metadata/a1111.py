@@ -43,7 +43,7 @@ SCHEDULES = {  # our spacings of times, and the schedule there that lays the sam
 }
 _OTHER = {  # their names of further settings; each is written when it differs from the value there that does nothing
     "Variation seed": ("variation_seed", None),
-    "Variation seed strength": ("variation_strength", 0),
+    "Variation seed strength": ("variation_strength", None),
     "Denoising strength": ("strength", None),
     "Clip skip": ("clip_skip", 1),
     "Eta DDIM": ("eta", 0),

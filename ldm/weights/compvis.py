@@ -19,7 +19,7 @@ from torch import Tensor
 from ldm.errors import UserError, need
 from ldm.weights.families import Part
 
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
+UNET, VAE, CONTROLNET = "model.diffusion_model.", "first_stage_model.", "control_model."
 _RESNET = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3", "skip_connection")
 _VAE_RESNET = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut")
 _VAE_ATTENTION = ("norm", "q", "k", "v", "proj_out")
@@ -144,6 +144,12 @@ def vae_sources(dimensions: Mapping[str, int], config: Mapping[str, Any]) -> Sou
     return _trace(lambda marks: module.convert_ldm_vae_checkpoint(marks, config), dimensions)
 
 
+def control_sources(dimensions: Mapping[str, int], config: Mapping[str, Any]) -> Sources:
+    """Where the tensors of a ControlNet come from; ``dimensions`` by names that begin with ``CONTROLNET``."""
+    module = _converters()
+    return _trace(lambda marks: module.convert_controlnet_checkpoint(marks, config), dimensions)
+
+
 def text_sources(tower: Tower, dimensions: Mapping[str, int]) -> Sources:
     """Where the tensors of a text encoder come from; ``dimensions`` by names that begin with its prefix."""
     module = _converters()
@@ -159,22 +165,45 @@ def text_sources(tower: Tower, dimensions: Mapping[str, int]) -> Sources:
 def unet_names(part: Part) -> Iterator[str]:
     """Every name that a U-Net with the shape of this one could have in a single file."""
     layers, levels = part.config["layers_per_block"], len(part.config["block_out_channels"])
-    from_attention = {re.sub(r".*\.attentions\.\d+\.", "", key) for key in part.tensors if ".attentions." in key}
-    resnet = _with_bias(_RESNET)
+    yield from _descent_names(UNET, part)
     for level in range(levels):
         attends = any(key.startswith(f"up_blocks.{level}.attentions.") for key in part.tensors)
         for k in range(level * (layers + 1), (level + 1) * (layers + 1)):
-            below, above = f"{UNET}input_blocks.{k}.", f"{UNET}output_blocks.{k}."
-            yield from (f"{side}0.{tail}" for side in (below, above) for tail in resnet)
-            yield from (f"{side}1.{tail}" for side in (below, above) for tail in from_attention)
-            yield from (f"{below}0.{tail}" for tail in _with_bias(("op",)))
+            above = f"{UNET}output_blocks.{k}."
+            yield from (f"{above}0.{tail}" for tail in _with_bias(_RESNET))
+            yield from (f"{above}1.{tail}" for tail in _from_attention(part))
             yield from (f"{above}{1 + attends}.{tail}" for tail in _with_bias(("conv",)))
-    for k in range(3):
-        yield from (f"{UNET}middle_block.{k}.{tail}" for tail in (from_attention if k % 2 else resnet))
     tables = _converters().DIFFUSERS_TO_LDM_MAPPING["unet"]
     yield from (UNET + name for name in tables["layers"].values())
     if "add_embedding.linear_1.weight" in part.tensors:
         yield from (UNET + name for name in tables["addition_embed_type"].values())
+
+
+def control_names(part: Part) -> Iterator[str]:
+    """Every name that a ControlNet with the shape of this one could have in a single file."""
+    yield from _descent_names(CONTROLNET, part)
+    steps = len(part.config["block_out_channels"]) * (part.config["layers_per_block"] + 1)
+    yield from (f"{CONTROLNET}zero_convs.{k}.0.{tail}" for k in range(steps) for tail in ("weight", "bias"))
+    yield from (CONTROLNET + name for name in _with_bias(("middle_block_out.0",)))
+    hint = 2 * len(part.config["conditioning_embedding_out_channels"]) - 1
+    yield from (CONTROLNET + name for name in _with_bias([f"input_hint_block.{2 * k}" for k in range(hint)]))
+    yield from (CONTROLNET + name for name in _converters().DIFFUSERS_TO_LDM_MAPPING["controlnet"]["layers"].values())
+
+
+def _descent_names(prefix: str, part: Part) -> Iterator[str]:
+    """The way down and the middle, which a U-Net and its ControlNets share."""
+    steps = len(part.config["block_out_channels"]) * (part.config["layers_per_block"] + 1)
+    resnet, from_attention = _with_bias(_RESNET), _from_attention(part)
+    for k in range(steps):
+        below = f"{prefix}input_blocks.{k}."
+        yield from (f"{below}0.{tail}" for tail in (*resnet, *_with_bias(("op",))))
+        yield from (f"{below}1.{tail}" for tail in from_attention)
+    for k in range(3):
+        yield from (f"{prefix}middle_block.{k}.{tail}" for tail in (from_attention if k % 2 else resnet))
+
+
+def _from_attention(part: Part) -> set[str]:
+    return {re.sub(r".*\.attentions\.\d+\.", "", key) for key in part.tensors if ".attentions." in key}
 
 
 def vae_names(part: Part) -> Iterator[str]:
@@ -210,13 +239,23 @@ def _with_bias(names: Sequence[str]) -> list[str]:
 def places(name: str, part: Part, parts: Mapping[str, Part]) -> Sources:
     """Where the tensors of ``parts[name]`` go in a single file.
 
+    A part alone has the names that programs know such files by: an autoencoder those of CompVis without a prefix, a
+    text encoder those of transformers, a ControlNet of SDXL, whose like CompVis never had, those of diffusers.
+
     Raises:
         UserError: the layout has no place for some of them.
     """
+    alone = all(other == name or not parts[other].tensors for other in parts)
+    own_names = (name.startswith("text_encoder") and alone) or part.config.get("addition_embed_type") == "text_time"
     if name == "unet":
         found = unet_sources(_dimensions(unet_names(part)), part.config)
     elif name == "vae":
         found = vae_sources(_dimensions(vae_names(part)), part.config)
+        found = {key: source.under(source.name.removeprefix(VAE if alone else "")) for key, source in found.items()}
+    elif own_names:
+        found = {key: Source(key) for key in part.tensors}
+    elif name == "controlnet":
+        found = control_sources(_dimensions(control_names(part)), part.config)
     else:
         tower = tower_of(name, parts)
         found = text_sources(tower, _dimensions(text_names(tower, part)))

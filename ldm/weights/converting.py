@@ -1,7 +1,4 @@
-"""A model from one form into another, with every tensor and every configuration as it was.
-
-The model is read as for drawing, so what is damaged or does not fit is found before anything is written. Its tensors
-stay mapped from their files; what its files say beside them is carried over as it is (``ldm.weights.papers``).
+"""A model, or a part of one alone, from one form into another, with every tensor and configuration as it was.
 
 A single file has no place for a tokenizer, and programs read its prompts with CLIP's own. Another one goes into the
 header, where we find it again.
@@ -10,30 +7,28 @@ header, where we find it again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm.codec import VAECodec
-from ldm.conditioner import LabelConditioner
 from ldm.errors import UserError, choose
-from ldm.models.unet import UNet
 from ldm.publishing import disk_trouble, replacing
-from ldm.text_conditioner import TextConditioner
-from ldm.weights.components import STEM, TOWER_STEM, describe, is_text_encoder, save_tokenizer, tower_name
+from ldm.weights.components import STEM, TOWER_STEM, save_tokenizer
+from ldm.weights.contents import Contents, Vocabulary, part_alone, read_part, read_whole
 from ldm.weights.families import Part
 from ldm.weights.files import convert, write_json, write_tensors
 from ldm.weights.identify import dtypes_in, identify
 from ldm.weights.lora_files import read_lora, save_lora
-from ldm.weights.model import INDEX, Model, check_replaceable, index_of
+from ldm.weights.model import Model, check_replaceable
 from ldm.weights.modelspec import INDEX as INDEX_FIELD
 from ldm.weights.modelspec import TOKENIZERS as TOKENIZERS_FIELD
-from ldm.weights.opening import Loading, lora_targets, open_model
-from ldm.weights.papers import CONFIG, SCHEDULER_CONFIG, Papers, is_usual, read_papers, write_vocabulary
+from ldm.weights.opening import Loading, locate, lora_targets
+from ldm.weights.papers import is_usual, write_vocabulary
+from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG
 from ldm.weights.single_file import write_single_file
 from ldm.weights.variants import weights_name
 
@@ -43,7 +38,7 @@ FORMS: tuple[Form, ...] = ("diffusers", "single-file")
 NAMINGS = ("peft", "kohya")
 HALF = "fp16"
 _SUFFIX = ".safetensors"
-_SPEC = "modelspec."
+_TITLE = "modelspec.title"
 _AS_IT_IS = Loading()
 
 
@@ -80,10 +75,11 @@ def convert_model(
 ) -> Converted:
     """Write a model in another form; without ``dtype``, all tensors are the same bit for bit.
 
-    A model that was at ``target`` is replaced once the new one is complete.
+    What was at ``target`` is replaced once the new is complete, if it is a model too, or the same part alone.
 
     Args:
-        source: anything ``open_model`` reads.
+        source: anything ``open_model`` reads; or a U-Net, an autoencoder, a text encoder or a ControlNet alone, as a
+            file or a folder.
         target: a folder for ``diffusers``, a ``.safetensors`` file for ``single-file``.
         form: ``diffusers`` or ``single-file``.
         how: which weights, and what is merged into them.
@@ -101,14 +97,20 @@ def convert_model(
         dtype = _half(form, dtype)
     used = [Path(source), *([how.vae] if how.vae else []), *(file for file, _ in how.loras)]
     _check_target(target, form, used)
-    # converted while it is read, where nothing is merged, so that only one form of a tensor is in memory
-    model = open_model(source, how, None if how.loras else dtype)
-    assert model.folder is not None, "it was read from somewhere"
-    papers = read_papers(model.folder, how.allow_pickle)
-    parts = parts_of(model, papers, new_vae=how.vae is not None)
+    path = _locate(source, how)
+    name = part_alone(path, how.allow_pickle)
+    _check_replaced(target, name)
+    here = how.model_copy(update={"revision": None})  # of what has been fetched by now
+    contents = read_whole(path, here, dtype) if name is None else read_part(path, name, here, dtype)
     if form == "single-file":
-        return _write_file(model, papers, parts, target, dtype, progress)
-    return _write_folder(model, papers, parts, target, dtype, HALF if half_variant else None, progress)
+        return _write_file(contents, target, dtype, progress)
+    return _write_folder(contents, target, dtype, HALF if half_variant else None, progress)
+
+
+def _locate(source: str | Path, how: Loading) -> Path:
+    folder = Path(source)
+    is_part = (folder / CONFIG).is_file() and not (folder / INDEX).is_file()
+    return folder if is_part and how.revision is None else locate(source, how)
 
 
 def _half(form: Form, dtype: torch.dtype | None) -> torch.dtype:
@@ -120,9 +122,8 @@ def _half(form: Form, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _check_target(target: Path, form: Form, used: Sequence[Path]) -> None:
-    """Refuse to write over what is no model, and over or into what is being read."""
-    is_file = target.suffix == _SUFFIX
-    if is_file != (form == "single-file"):
+    """Refuse to write over or into what is being read."""
+    if (target.suffix == _SUFFIX) != (form == "single-file"):
         kind = f"a {_SUFFIX} file" if form == "single-file" else f"a folder, whose name does not end in {_SUFFIX}"
         raise UserError(f"the form {form} is written to {kind}; got {target}")
     there = target.resolve()
@@ -133,117 +134,58 @@ def _check_target(target: Path, form: Form, used: Sequence[Path]) -> None:
             raise UserError(f"{target} is inside {path}, which is converted: name a place outside")
         if path.is_relative_to(there):
             raise UserError(f"{target} would be replaced, and {path}, which is read, is inside: name another place")
-    if not is_file:
+
+
+def _check_replaced(target: Path, name: str | None) -> None:
+    """Refuse to write a model over what is none, and a part over what is not that part alone."""
+    if name is None and target.suffix != _SUFFIX:
         check_replaceable(target)
-    elif target.exists():
-        _check_kind(target, lambda told: told.get("form") == "single file", "model")
-
-
-def _check_kind(target: Path, fits: Callable[[Mapping[str, str]], bool], kind: str) -> None:
-    try:
-        good = target.is_file() and fits(identify(target))
-    except UserError:  # damaged, or a pickle: not ours to write over
-        good = False
-    if not good:
-        raise UserError(f"{target} is there and no {kind}, and would be overwritten: name another file")
-
-
-def parts_of(model: Model, papers: Papers, new_vae: bool = False) -> dict[str, Part]:
-    """The parts of a model, with the configurations of its files and the names that tensors have in folders.
-
-    Args:
-        model: the model.
-        papers: what its files say.
-        new_vae: its autoencoder is not that of the files.
-    """
-    parts = {}
-    for name, module in _modules(model):
-        own = papers.configs.get(name)
-        if own is None or (name == "vae" and new_vae):
-            own = {**(own or {}), **describe(module)}
-        tower = is_text_encoder(module)
-        parts[name] = Part(own, {tower_name(k) if tower else k: v for k, v in module.state_dict().items()})
-    prediction = model.process.to_diffusers(model.prediction, clip=False)["prediction_type"]
-    parts["scheduler"] = Part({**papers.configs["scheduler"], "prediction_type": prediction})
-    return parts
-
-
-def _modules(model: Model) -> Iterator[tuple[str, nn.Module]]:
-    yield "unet", model.net
-    if isinstance(model.codec, VAECodec):
-        yield "vae", model.codec.vae
-    if isinstance(model.conditioner, LabelConditioner):
-        yield "label_encoder", model.conditioner
-    for suffix, tower in _towers(model):
-        yield f"text_encoder{suffix}", tower.encoder
-
-
-def _towers(model: Model) -> list[tuple[str, Any]]:
-    towers = model.conditioner.towers if isinstance(model.conditioner, TextConditioner) else ()
-    return list(zip(("", "_2"), towers, strict=False))
+    elif target.is_file() or (target.is_dir() and any(target.iterdir())):
+        try:
+            same = target.is_file() == (target.suffix == _SUFFIX) and part_alone(target) == name
+        except UserError:  # damaged, or a pickle: not ours to write over
+            same = False
+        if not same or (target.is_dir() and not (target / CONFIG).is_file()):
+            raise UserError(f"{target} is there and no {name or 'model'}, and would be overwritten: name another place")
 
 
 def _size(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> int:
     return sum(value.numel() * (dtype or value.dtype).itemsize for value in tensors.values())
 
 
-def _told(
-    target: Path, parts: Mapping[str, Part], papers: Papers, index: Mapping[str, Any], dtype: torch.dtype | None
-) -> Converted:
-    tensors = {(name, key): value for name, part in parts.items() for key, value in part.tensors.items()}
-    dtypes = dtypes_in(str(dtype or value.dtype).removeprefix("torch.") for value in tensors.values())
-    lost = [name for name, value in (papers.index or {}).items() if _is_part(value) and not _is_part(index.get(name))]
-    for part, names in papers.names.items():  # such as a projection that the text encoder has no use for
-        lost += [name for key, name in names.items() if key not in parts[part].tensors]
-    weighty = [name for name, part in parts.items() if part.tensors]
+def _told(target: Path, contents: Contents, dtype: torch.dtype | None) -> Converted:
+    parts = contents.weighty
+    kinds = (dtype or value.dtype for part in parts.values() for value in part.tensors.values())
+    dtypes = dtypes_in(str(kind).removeprefix("torch.") for kind in kinds)
     size = sum(_size(part.tensors, dtype) for part in parts.values())
-    return Converted(target, size, dtypes, weighty, papers.unused + lost)
-
-
-def _is_part(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and value[0] is not None
-
-
-def _index(model: Model, papers: Papers, parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The ``model_index.json``: that of the source, without parts that are not written."""
-    made = index_of(model, parts["scheduler"].config["_class_name"])
-    if papers.index is None:
-        return made
-    kept = {name: value for name, value in papers.index.items() if not _is_part(value) or _is_part(made.get(name))}
-    lost = {name: [None, None] for name in papers.index if name not in kept}
-    checker = {"requires_safety_checker": False} if "safety_checker" in lost else {}
-    return {**made, **kept, **lost, **checker}
+    return Converted(target, size, dtypes, list(parts), contents.left_out)
 
 
 # ------------------------------------------------------------------------------------- a folder
 
 
 def _write_folder(
-    model: Model,
-    papers: Papers,
-    parts: Mapping[str, Part],
-    target: Path,
-    dtype: torch.dtype | None,
-    variant: str | None,
-    progress: Progress | None,
+    contents: Contents, target: Path, dtype: torch.dtype | None, variant: str | None, progress: Progress | None
 ) -> Converted:
-    index = _index(model, papers, parts)
-    told = _told(target, parts, papers, index, dtype)
+    told = _told(target, contents, dtype)
     done = 0
     with disk_trouble(str(target)), replacing(target) as new:
-        write_json(new / INDEX, index)
-        for name, part in parts.items():
+        if contents.alone is not None:
+            _write_part(new, contents.alone, contents.parts[contents.alone], dtype, variant)
+            return told
+        write_json(new / INDEX, contents.index)
+        for name, part in contents.parts.items():
+            (new / name).mkdir()
             _write_part(new / name, name, part, dtype, variant)
             done += _size(part.tensors, dtype)
             if progress is not None and part.tensors:
                 progress(done, told.size)
-        for suffix, tower in _towers(model):
-            _write_tokenizer(new / f"tokenizer{suffix}", tower.tokenizer, papers)
+        for name, vocabulary in contents.tokenizers.items():
+            _write_tokenizer(new / name, vocabulary)
     return told
 
 
 def _write_part(folder: Path, name: str, part: Part, dtype: torch.dtype | None, variant: str | None) -> None:
-    folder.mkdir()
     if name == "scheduler":
         write_json(folder / SCHEDULER_CONFIG, part.config)
         return
@@ -255,58 +197,53 @@ def _write_part(folder: Path, name: str, part: Part, dtype: torch.dtype | None, 
     write_tensors(folder / weights_name(TOWER_STEM if text else STEM, variant), tensors)
 
 
-def _write_tokenizer(folder: Path, tokenizer: Any, papers: Papers) -> None:
+def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     """The files as they were; where there are none, CLIP's own."""
-    files = papers.tokenizers.get(folder.name)
-    if files is None:
-        save_tokenizer(tokenizer, folder)
+    if vocabulary.files is None:
+        save_tokenizer(vocabulary.tokenizer, folder)
         return
     folder.mkdir()
-    write_vocabulary(folder, files)
+    write_vocabulary(folder, vocabulary.files)
 
 
 # -------------------------------------------------------------------------------- a single file
 
 
-def _write_file(
-    model: Model,
-    papers: Papers,
-    parts: Mapping[str, Part],
-    target: Path,
-    dtype: torch.dtype | None,
-    progress: Progress | None,
-) -> Converted:
-    lacking = [name for name in ("vae", "text_encoder") if name not in parts]
-    if lacking or not isinstance(model.net, UNet):
-        raise UserError(
-            f"a single file holds a U-Net, an autoencoder and a text encoder, and {model.folder} has no "
-            f"{' and no '.join(lacking) or 'U-Net'}: keep this model as a folder"
-        )
-    tokenizers = _tokenizers(model, papers, parts)
-    kept = {key: value for key, value in papers.header.items() if key.startswith(_SPEC)}
-    index = _index(model, papers, parts)
+def _write_file(contents: Contents, target: Path, dtype: torch.dtype | None, progress: Progress | None) -> Converted:
+    if contents.alone is None:
+        _check_whole(contents)
+    tokenizers = _tokenizers(contents)
     notes = {
-        **kept,
-        **({INDEX_FIELD: json.dumps(index)} if papers.index is not None else {}),
+        **contents.header,
+        **({INDEX_FIELD: json.dumps(contents.index)} if contents.has_index else {}),
         **({TOKENIZERS_FIELD: json.dumps(tokenizers)} if tokenizers else {}),
     }
-    told = _told(target, parts, papers, index, dtype)
+    told = _told(target, contents, dtype)
     told.tokenizers = sorted(tokenizers)
     with disk_trouble(str(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
-    write_single_file(parts, target, dtype=dtype, title=kept.get(f"{_SPEC}title"), notes=notes)
+    write_single_file(contents.parts, target, dtype=dtype, title=contents.header.get(_TITLE), notes=notes)
     if progress is not None:
         progress(told.size, told.size)
     return told
 
 
-def _tokenizers(model: Model, papers: Papers, parts: Mapping[str, Part]) -> dict[str, dict[str, str]]:
+def _check_whole(contents: Contents) -> None:
+    lacking = [name for name in ("vae", "text_encoder") if name not in contents.parts]
+    if lacking or contents.parts["unet"].config.get("_class_name") != "UNet2DConditionModel":
+        raise UserError(
+            f"a single file holds a U-Net, an autoencoder and a text encoder, and {contents.place} has no "
+            f"{' and no '.join(lacking) or 'U-Net'}: keep this model as a folder"
+        )
+
+
+def _tokenizers(contents: Contents) -> dict[str, dict[str, str]]:
     """The files of those tokenizers that are not CLIP's own."""
     return {
-        name: papers.tokenizers[name]
-        for suffix, tower in _towers(model)
-        if (name := f"tokenizer{suffix}") in papers.tokenizers
-        and not is_usual(tower.tokenizer, parts[f"text_encoder{suffix}"].config)
+        name: files
+        for name, (tokenizer, files) in contents.tokenizers.items()
+        if files is not None
+        and not is_usual(tokenizer, contents.parts[name.replace("tokenizer", "text_encoder")].config)
     }
 
 
@@ -327,11 +264,18 @@ def convert_lora(source: Path, target: Path, naming: Literal["peft", "kohya"], m
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target} is what is converted: name another place to write to")
-    if target.exists():
-        _check_kind(target, lambda told: told["kind"].startswith("LoRA"), "LoRA")
+    if target.exists() and not _is_lora(target):
+        raise UserError(f"{target} is there and no LoRA, and would be overwritten: name another place")
     lora = read_lora(source, lora_targets(model))
     save_lora(lora, target, naming)
     tensors = [tensor for _, _, layer in lora for tensor in (layer.down, layer.up)]
     size = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
     dtypes = dtypes_in(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
     return Converted(target, size, dtypes, [name for name, layers in lora.layers.items() if layers])
+
+
+def _is_lora(path: Path) -> bool:
+    try:
+        return path.is_file() and identify(path)["kind"].startswith("LoRA")
+    except UserError:  # damaged, or a pickle: not ours to write over
+        return False

@@ -16,11 +16,10 @@ from pathlib import Path
 
 from ldm.errors import UserError
 from ldm.weights.files import read_json
+from ldm.weights.parts import CONFIG, DRAWING_PARTS, INDEX, TEXT_ENCODERS
 from ldm.weights.variants import STEMS, index_name, instead, variants_in, weights_name
 
-_INDEX = "model_index.json"
-_PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-_WEIGHTY = ("unet", "vae", "text_encoder", "text_encoder_2")
+_WEIGHTY = ("unet", "vae", *TEXT_ENCODERS)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -122,10 +121,10 @@ def _is_cached(repo: str, file: str | None, revision: str, variant: str | None, 
 
 def _check_parts(folder: Path, names: Sequence[str], repo: str) -> None:
     """Refuse a folder of the cache that lacks parts which its index lists."""
-    if _INDEX not in names:
+    if INDEX not in names:
         return
-    index = read_json(folder / _INDEX)
-    listed = [part for part in _PARTS if isinstance(index.get(part), list) and index[part][0] is not None]
+    index = read_json(folder / INDEX)
+    listed = [part for part in DRAWING_PARTS if isinstance(index.get(part), list) and index[part][0] is not None]
     lost = [part for part in listed if not any(name.startswith(f"{part}/") for name in names)]
     if lost:
         raise UserError(f"{repo} is in the cache ({folder}) without its {', '.join(lost)}: fetch it once online")
@@ -142,13 +141,13 @@ def wanted_files(names: Sequence[str], variant: str | None, repo: str) -> list[s
     Raises:
         UserError: it has no model in the layout of diffusers, or not this variant; the message lists what it has.
     """
-    if _INDEX in names:
-        folders = [part for part in _PARTS if any(name.startswith(f"{part}/") for name in names)]
-        found = [_INDEX]
-    elif "config.json" in names:  # a part alone, such as a VAE or a ControlNet
+    if INDEX in names:
+        folders = [part for part in DRAWING_PARTS if any(name.startswith(f"{part}/") for name in names)]
+        found = [INDEX]
+    elif CONFIG in names:  # a part alone, such as a VAE or a ControlNet
         folders, found = [""], []
     else:
-        raise UserError(f"{repo} has no model in the layout of diffusers ({_INDEX} is missing){_single_files(names)}")
+        raise UserError(f"{repo} has no model in the layout of diffusers ({INDEX} is missing){_single_files(names)}")
     for folder in folders:
         start = f"{folder}/" if folder else ""
         inside = [name.removeprefix(start) for name in names if name.startswith(start)]

@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from ldm.errors import UserError
 from ldm.weights.files import read_json
 from ldm.weights.modelspec import told_configs
-from ldm.weights.outline import EMA, outline_of
+from ldm.weights.outline import EMA, Outline, naming_of_controlnet, outline_of
 from ldm.weights.stored import Shapes, Stored, open_stored
 from ldm.weights.variants import STEMS, variants_in
 
 Told = dict[str, str]
+UNKNOWN = "tensors of no model that is known"
 _LORA_DOWN = re.compile(r"(\.lora_down\.weight|\.lora_A(\.\w+)?\.weight|[._]lora(_linear_layer)?\.down\.weight)$")
+_STEERING = {  # a name that tells -> what it is
+    r"^lora_controlnet$": "Control-LoRA",
+    r"^difference$": "ControlNet that is kept as its difference to a U-Net",
+    r"^(task_embedding$|control_add_embedding\.)": "ControlNet of several tasks (union)",
+    r"^lllite_unet_": "ControlNet-LLLite",
+    r"^(adapter\.)?body\.\d+\.(resnets\.\d+\.)?block1\.weight$": "T2I-Adapter",
+    r"^(image_proj|ip_adapter)\.": "IP-Adapter",
+}
 _OTHER_ADAPTERS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "oft_blocks": "OFT", "dora_scale": "DoRA"}
 
 
@@ -59,23 +68,34 @@ def dtypes_in(dtypes: Iterable[str]) -> str:
 
 
 def _kind(stored: Stored) -> Told:
-    for look in (_lora, _embedding, _controlnet):
+    for look in (_lora, _embedding, _steering):
         told = look(stored.shapes)
         if told is not None:
             return told
+    naming = naming_of_controlnet(stored.shapes)
+    own = {} if naming is None else {"kind": "ControlNet", "form": "single file", "naming": naming}
     try:
-        configs = told_configs(stored.metadata)
-        outline = outline_of(stored, configs)
+        outline = outline_of(stored, told_configs(stored.metadata))
     except UserError as error:
-        return {"kind": "tensors of no model that is known", "because": str(error)}
-    names = list(outline.sources)
-    own = "a model of a shape of its own" if "unet" in names else f"{' and '.join(names)} alone"
-    told = {"kind": outline.family.title if outline.family else own, "form": "single file"}
-    told["parts"] = ", ".join(f"{part} ({len(sources)} tensors)" for part, sources in outline.sources.items())
+        return {**own, "damaged": str(error)} if own else {"kind": UNKNOWN, "because": str(error)}
+    told = own or _of_model(outline)
+    if outline.family and outline.family.title != told["kind"]:
+        told["for"] = outline.family.title
     if outline.prediction:
         told["prediction"] = f"{outline.prediction} ({_EVIDENCE[str(outline.prediction_from)]})"
-    told["moving average"] = "yes" if any(name.startswith(EMA) for name in stored.shapes) else "no"
+    if not own:
+        told["moving average"] = "yes" if any(name.startswith(EMA) for name in stored.shapes) else "no"
     return told
+
+
+def _of_model(outline: Outline) -> Told:
+    names = list(outline.sources)
+    if len(names) == 1 or "unet" not in names:
+        kind = f"{' and '.join(names)} alone"
+    else:
+        kind = outline.family.title if outline.family else "a model of a shape of its own"
+    parts = ", ".join(f"{part} ({len(sources)} tensors)" for part, sources in outline.sources.items())
+    return {"kind": kind, "form": "single file", "parts": parts}
 
 
 _EVIDENCE = {
@@ -126,14 +146,11 @@ def _vectors(shape: tuple[int, ...]) -> Told:
     return {"width": str(width), "tokens": str(rows[0] if rows else 1)}
 
 
-def _controlnet(shapes: Shapes) -> Told | None:
-    telling: dict[str, Callable[[str], bool]] = {
-        "CompVis": lambda key: key.startswith("control_model."),
-        "diffusers": lambda key: key.startswith("controlnet_cond_embedding."),
-    }
-    for naming, is_one in telling.items():
-        if any(is_one(key) for key in shapes):
-            return {"kind": "ControlNet", "naming": naming}
+def _steering(shapes: Shapes) -> Told | None:
+    """What steers a U-Net as a ControlNet does, and is none that can be used here."""
+    for pattern, kind in _STEERING.items():
+        if any(re.search(pattern, key) for key in shapes):
+            return {"kind": kind}
     return None
 
 

@@ -24,21 +24,7 @@ from ldm.text_conditioner import TextConditioner
 from ldm.weights.components import AS_THEY_ARE, Reading, load_module, load_tower, save_module, save_tower
 from ldm.weights.files import read_json, write_json
 from ldm.weights.habits import habits
-
-INDEX = "model_index.json"
-_TOWERS = ("", "_2")  # suffixes of text_encoder and tokenizer
-_PARTS = (
-    "unet",
-    "scheduler",
-    "vae",
-    *(f"{n}{s}" for s in _TOWERS for n in ("text_encoder", "tokenizer")),
-    "label_encoder",
-)
-UNREAD_PARTS = (
-    "safety_checker",
-    "feature_extractor",
-    "image_encoder",
-)  # what StableDiffusionPipeline asks for beside them
+from ldm.weights.parts import CONFIG, INDEX, PARTS, TOWER_SUFFIXES, UNREAD_PARTS
 
 
 class Defaults(Settings):
@@ -132,7 +118,7 @@ def _write_parts(model: Model, folder: Path, dtype: torch.dtype | None) -> None:
     if isinstance(model.conditioner, LabelConditioner):
         save_module(model.conditioner, folder / "label_encoder", dtype)
     if isinstance(model.conditioner, TextConditioner):
-        for tower, suffix in zip(model.conditioner.towers, _TOWERS, strict=False):
+        for tower, suffix in zip(model.conditioner.towers, TOWER_SUFFIXES, strict=False):
             save_tower(tower, folder, dtype, suffix)
     own = {"defaults": model.defaults, "provenance": model.provenance, "size": list(model.size)}
     write_json(folder / INDEX, {**index_of(model, scheduler["_class_name"]), "_ldm": own})
@@ -150,7 +136,7 @@ def index_of(model: Model, scheduler: str) -> dict[str, Any]:
     if isinstance(model.conditioner, LabelConditioner):
         parts["label_encoder"] = ["ldm", "LabelConditioner"]
     if isinstance(model.conditioner, TextConditioner):
-        for tower, suffix in zip(model.conditioner.towers, _TOWERS, strict=False):
+        for tower, suffix in zip(model.conditioner.towers, TOWER_SUFFIXES, strict=False):
             parts[f"text_encoder{suffix}"] = ["transformers", type(tower.encoder).__name__]
             parts[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
     name, extra = _pipeline_of_diffusers(model)
@@ -184,9 +170,9 @@ def load_model(folder: Path, how: Reading = AS_THEY_ARE) -> Model:
     if "unet" not in parts:
         held = ", ".join(sorted(parts)) or "nothing"
         raise UserError(f"{folder} holds {held} but no unet: it cannot draw (a VAE or CLIP run is a part of a model)")
-    unknown = sorted(parts - {*_PARTS, *UNREAD_PARTS})
+    unknown = sorted(parts - {*PARTS, *UNREAD_PARTS})
     if unknown:
-        raise UserError(f"{folder / INDEX} lists {', '.join(unknown)}; known parts are {', '.join(_PARTS)}")
+        raise UserError(f"{folder / INDEX} lists {', '.join(unknown)}; known parts are {', '.join(PARTS)}")
     net = load_module(folder / "unet", how)
     if not isinstance(net, UNet | ToyUNet):
         raise UserError(f"{folder / 'unet'} holds a {type(net).__name__}, not a network that denoises")
@@ -294,15 +280,20 @@ def _check_fit(place: Path, config: UNetConfig | ToyUNetConfig, codec: Codec, co
 
 
 def load_vae(folder: Path, how: Reading = AS_THEY_ARE) -> AutoencoderKL:
-    """The autoencoder in ``folder/vae``."""
-    vae = load_module(folder / "vae", how)
+    """The autoencoder in a folder of its own, or in that of a model.
+
+    Raises:
+        UserError: a file is missing or damaged, or it is no autoencoder.
+    """
+    place = folder if (folder / CONFIG).is_file() else folder / "vae"
+    vae = load_module(place, how)
     if not isinstance(vae, AutoencoderKL):
-        raise UserError(f"{folder / 'vae'} holds a {type(vae).__name__}, not an AutoencoderKL")
+        raise UserError(f"{place} holds a {type(vae).__name__}, not an AutoencoderKL")
     return vae
 
 
 def _load_conditioner(folder: Path, parts: set[str], zero_for_none: bool, how: Reading) -> Conditioner:
-    towers = [load_tower(folder, suffix, how) for suffix in _TOWERS if f"text_encoder{suffix}" in parts]
+    towers = [load_tower(folder, suffix, how) for suffix in TOWER_SUFFIXES if f"text_encoder{suffix}" in parts]
     if towers:
         return TextConditioner(*towers, zero_for_none=zero_for_none)
     if "label_encoder" in parts:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.weights.families import Part
+from ldm.weights.families import SD_SCALE, SDXL_SCALE, Part
+from ldm.weights.parts import TOKENIZERS as TOKENIZER_PARTS
 
 CONFIGS, INDEX, TOKENIZERS = "ldm.configs", "ldm.index", "ldm.tokenizers"
-TOKENIZER_NAMES = ("tokenizer", "tokenizer_2")
 VOCABULARY_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -31,7 +31,8 @@ VOCABULARY_FILES = (
     "merges.txt",
 )
 VERSION = "1.0.1"
-_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # in the standard's words -> in diffusers'
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # in the standard's words -> in diffusers'
+_ALONE = {"vae": "/vae", "text_encoder": "/text-encoder", "controlnet": "/controlnet"}  # as the standard has "/lora"
 _NO_HASH = "0x" + 64 * "0"
 _CODE = {
     "v1": "https://github.com/CompVis/stable-diffusion",
@@ -43,16 +44,15 @@ _CODE = {
 def describe_parts(parts: Mapping[str, Part], title: str) -> dict[str, str]:
     """The header of a single file of these parts; ``sign`` fills in the hash."""
     prediction = parts["scheduler"].config.get("prediction_type", "epsilon") if "scheduler" in parts else None
-    unet = parts["unet"].config if "unet" in parts else {}
     fields = {
         "sai_model_spec": VERSION,
-        "architecture": _architecture(unet, prediction),
-        "implementation": _CODE[_generation(unet)],
+        "architecture": _architecture(parts, prediction),
+        "implementation": _CODE[_generation(parts)],
         "title": title,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "hash_sha256": _NO_HASH,
     }
-    names = {theirs: name for name, theirs in _PREDICTIONS.items()}
+    names = {theirs: name for name, theirs in PREDICTIONS.items()}
     if prediction in names:
         fields["prediction_type"] = names[prediction]
     side = _side(parts)
@@ -62,16 +62,21 @@ def describe_parts(parts: Mapping[str, Part], title: str) -> dict[str, str]:
     return {**{f"modelspec.{key}": value for key, value in fields.items()}, CONFIGS: configs}
 
 
-def _generation(unet: Mapping[str, Any]) -> str:
-    if unet.get("addition_embed_type") == "text_time":
-        return "xl"
-    return "v2" if unet.get("cross_attention_dim") == 1024 else "v1"
-
-
-def _architecture(unet: Mapping[str, Any], prediction: str | None) -> str:
+def _architecture(parts: Mapping[str, Part], prediction: str | None) -> str:
     kind = {"v1": "v1", "v2": "v2-768-v" if prediction == "v_prediction" else "v2-512", "xl": "xl-v1-base"}
-    tail = "-inpainting" if unet.get("in_channels") == 9 else ""
-    return f"stable-diffusion-{kind[_generation(unet)]}{tail}"
+    inpaints = "unet" in parts and parts["unet"].config.get("in_channels") == 9
+    part = next((tail for name, tail in _ALONE.items() if [name] == [n for n in parts if n != "scheduler"]), "")
+    return f"stable-diffusion-{kind[_generation(parts)]}{'-inpainting' if inpaints else ''}{part}"
+
+
+def _generation(parts: Mapping[str, Part]) -> str:
+    """The generation that these parts are of, as far as they tell: an autoencoder of 1 and 2 looks the same."""
+    configs = {name: part.config for name, part in parts.items()}
+    net = configs.get("unet") or configs.get("controlnet") or {}
+    vae, text = configs.get("vae", {}), configs.get("text_encoder", {})
+    if net.get("addition_embed_type") == "text_time" or (not net and vae.get("scaling_factor") == SDXL_SCALE):
+        return "xl"
+    return "v2" if 1024 in (net.get("cross_attention_dim"), text.get("hidden_size")) else "v1"
 
 
 def _side(parts: Mapping[str, Part]) -> int | None:
@@ -97,7 +102,13 @@ def sign(path: Path) -> None:
 
 def told_prediction(metadata: Mapping[str, str]) -> str | None:
     """The prediction type that a header states, in diffusers' words."""
-    return _PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
+    return PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
+
+
+def told_scale(metadata: Mapping[str, str]) -> float:
+    """The scale of the latents of an autoencoder alone: SDXL's where the header names it, that of the others if not."""
+    xl = metadata.get("modelspec.architecture", "").startswith("stable-diffusion-xl")
+    return SDXL_SCALE if xl else SD_SCALE
 
 
 def told_configs(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -118,7 +129,7 @@ def told_tokenizers(metadata: Mapping[str, str]) -> dict[str, dict[str, str]]:
     found = _told_groups(metadata, TOKENIZERS)
     for name, files in found.items():
         wrong = [file for file, text in files.items() if file not in VOCABULARY_FILES or not isinstance(text, str)]
-        if wrong or name not in TOKENIZER_NAMES:
+        if wrong or name not in TOKENIZER_PARTS:
             place = f"{name}/{wrong[0]}" if wrong else name
             raise UserError(f"{TOKENIZERS} in its header has {place!r}, which is no file of a tokenizer")
     return found

@@ -16,17 +16,16 @@ from ldm.models.unet import UNet
 from ldm.models.vae import AutoencoderKL
 from ldm.schema import Settings
 from ldm.text_conditioner import TextConditioner, Tower
-from ldm.weights.components import Reading, build_empty, fill_module, load_module
+from ldm.weights.components import Reading
 from ldm.weights.embeddings import add_embedding, load_embedding
 from ldm.weights.hub import fetch, looks_like_name
 from ldm.weights.lora import merge_loras
 from ldm.weights.lora_files import read_lora
-from ldm.weights.model import Model, assemble, load_model, resolve, take_own
-from ldm.weights.modelspec import told_index, told_tokenizers
+from ldm.weights.model import Model, assemble, load_model, load_vae, resolve, take_own
+from ldm.weights.modelspec import PREDICTIONS, told_index, told_tokenizers
 from ldm.weights.papers import tokenizer_of, usual_tokenizer
-from ldm.weights.single_file import SingleFile, read_single_file
-
-_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+from ldm.weights.parts import TEXT_ENCODERS
+from ldm.weights.single_file import SingleFile, build_part, read_single_file
 
 
 class Loading(Settings):
@@ -64,9 +63,8 @@ def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None
     Raises:
         UserError: it is not to be had, or something in ``how`` is not for it.
     """
-    if how.prediction is not None and how.prediction not in _PREDICTIONS:
-        raise UserError(f"prediction should be one of {', '.join(_PREDICTIONS)}, got {how.prediction!r}")
-    path, reading = _locate(place, how), Reading(how.variant, dtype, how.allow_pickle)
+    predicted(how)  # before anything is fetched
+    path, reading = locate(place, how), Reading(how.variant, dtype, how.allow_pickle)
     vae = None if how.vae is None else _read_vae(how.vae, reading)
     if path.is_file():
         model = _from_file(path, how, dtype, vae)
@@ -85,7 +83,23 @@ def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None
     return model
 
 
-def _locate(place: str | Path, how: Loading) -> Path:
+def predicted(how: Loading) -> str | None:
+    """What the network is said to predict, in diffusers' words; None where nothing is said.
+
+    Raises:
+        UserError: it is said in other words.
+    """
+    if how.prediction is not None and how.prediction not in PREDICTIONS:
+        raise UserError(f"prediction should be one of {', '.join(PREDICTIONS)}, got {how.prediction!r}")
+    return PREDICTIONS[how.prediction] if how.prediction else None
+
+
+def locate(place: str | Path, how: Loading) -> Path:
+    """The file or folder that ``place`` means; what is on the hub is fetched.
+
+    Raises:
+        UserError: there is none, or ``how`` has a revision or variant that is not for it.
+    """
     if isinstance(place, str) and looks_like_name(place):
         return fetch(place, how.revision, how.variant).path
     if how.revision is not None:
@@ -97,8 +111,7 @@ def _locate(place: str | Path, how: Loading) -> Path:
 
 
 def _from_file(path: Path, how: Loading, dtype: torch.dtype | None, vae: AutoencoderKL | None) -> Model:
-    prediction = _PREDICTIONS[how.prediction] if how.prediction else None
-    found = read_single_file(path, ema=how.ema, prediction=prediction, dtype=dtype, allow_pickle=how.allow_pickle)
+    found = read_single_file(path, ema=how.ema, prediction=predicted(how), dtype=dtype, allow_pickle=how.allow_pickle)
     wanted = {"unet", "text_encoder"} | ({"vae"} if vae is None else set())
     lacking = sorted(wanted - found.parts.keys())
     if lacking:
@@ -106,10 +119,10 @@ def _from_file(path: Path, how: Loading, dtype: torch.dtype | None, vae: Autoenc
         raise UserError(f"{path} holds {held} and no {', '.join(lacking)}: it cannot draw by itself{_hint(lacking)}")
     if found.prediction_from == "assumed":
         print(f"{path.name} does not say what it predicts: {found.prediction} is assumed (prediction= says otherwise)")
-    build = functools.partial(_build, found, path)
+    build = functools.partial(build_part, found, path=path)
     net: Any = build("unet")
     index = told_index(found.metadata)
-    names = [name for name in ("text_encoder", "text_encoder_2") if name in found.parts]
+    names = [name for name in TEXT_ENCODERS if name in found.parts]
     towers = [_tower(build(name), found, name, path) for name in names]
     zeros = len(towers) > 1 if index is None else bool(index.get("force_zeros_for_empty_prompt", False))
     codec = VAECodec(_vae(build) if vae is None else _scaled(vae, found))
@@ -122,14 +135,6 @@ def _from_file(path: Path, how: Loading, dtype: torch.dtype | None, vae: Autoenc
 
 def _hint(lacking: list[str]) -> str:
     return "; an autoencoder of its own can be given (vae)" if lacking == ["vae"] else ""
-
-
-def _build(found: SingleFile, path: Path, name: str) -> nn.Module:
-    part = found.parts[name]
-    module = build_empty(part.config, path)
-    fill_module(module, part.tensors, path)
-    part.tensors = {}
-    return module
 
 
 def _tower(encoder: Any, found: SingleFile, name: str, path: Path) -> Tower:
@@ -178,12 +183,8 @@ def _read_vae(place: Path, reading: Reading) -> AutoencoderKL:
         found = read_single_file(place, dtype=reading.dtype, allow_pickle=reading.allow_pickle)
         if "vae" not in found.parts:
             raise UserError(f"{place} holds {', '.join(found.parts) or 'nothing'} and no autoencoder")
-        return _vae(functools.partial(_build, found, place))
-    folder = place if (place / "config.json").is_file() else place / "vae"
-    vae = load_module(folder, reading)
-    if not isinstance(vae, AutoencoderKL):
-        raise UserError(f"{folder} holds a {type(vae).__name__}, not an AutoencoderKL")
-    return vae
+        return _vae(functools.partial(build_part, found, path=place))
+    return load_vae(place, reading)
 
 
 def lora_targets(model: Model) -> dict[str, nn.Module]:
@@ -195,13 +196,12 @@ def lora_targets(model: Model) -> dict[str, nn.Module]:
     if not isinstance(model.net, UNet):
         raise UserError("a LoRA changes a U-Net, and this model has none")
     towers = model.conditioner.towers if isinstance(model.conditioner, TextConditioner) else ()
-    names = ("text_encoder", "text_encoder_2")
-    return {"unet": model.net, **{name: tower.encoder for name, tower in zip(names, towers, strict=False)}}
+    return {"unet": model.net, **{name: tower.encoder for name, tower in zip(TEXT_ENCODERS, towers, strict=False)}}
 
 
 def _add_embedding(model: Model, file: Path, allow_pickle: bool) -> None:
     if not isinstance(model.conditioner, TextConditioner):
         raise UserError(f"{file} teaches a text encoder a word, and this model has none")
     embedding = load_embedding(file, allow_pickle)
-    for name, tower in zip(("text_encoder", "text_encoder_2"), model.conditioner.towers, strict=False):
+    for name, tower in zip(TEXT_ENCODERS, model.conditioner.towers, strict=False):
         add_embedding(tower.encoder, tower.tokenizer, embedding, name)

@@ -6,6 +6,7 @@
     cond_stage_model.transformer.*     the text encoder: CLIP (SD 1)
     cond_stage_model.model.*           OpenCLIP (SD 2)
     conditioner.embedders.{0,1}.*      CLIP and OpenCLIP (SDXL)
+    control_model.*                    a ControlNet
 
 Any part may be absent. A file of one part alone may leave the prefix out, or have the names of diffusers. The file's
 own name says nothing.
@@ -22,9 +23,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ldm.errors import UserError, choose
-from ldm.weights.compvis import TOWERS, UNET, VAE, Source, Sources, Tower, text_sources, unet_sources, vae_sources
-from ldm.weights.families import SD_SCALE, Family, find_family, text_config, vae_config
-from ldm.weights.modelspec import told_prediction
+from ldm.weights.compvis import (
+    CONTROLNET,
+    TOWERS,
+    UNET,
+    VAE,
+    Source,
+    Sources,
+    Tower,
+    control_sources,
+    text_sources,
+    unet_sources,
+    vae_sources,
+)
+from ldm.weights.control_shapes import controlnet_config, family_of_controlnet
+from ldm.weights.families import Family, find_family, text_config, vae_config
+from ldm.weights.modelspec import told_prediction, told_scale
 from ldm.weights.stored import Shapes, Stored
 
 EMA = "model_ema."
@@ -32,9 +46,14 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _BASE_2_0_STEPS = 875000
 _CONTEXT = ".transformer_blocks.0.attn2.to_k.weight"
 _REFINER = "conditioner.embedders.0.model."
-_CONTROLNET = ("control_model.", "controlnet_cond_embedding.")
-# Whole files of one part: a name that tells, and the prefix that its names lack.
-_BARE = (("input_blocks.0.0.weight", UNET), ("decoder.up.0.block.0.norm1.weight", VAE))
+_CONTROLNET_OF_DIFFUSERS = "controlnet_cond_embedding."
+_LAYERS = {"layers_per_block": 2}  # of every ControlNet that was named as CompVis does
+# Whole files of one part: a name that tells, and the prefix that its names lack; a ControlNet has the U-Net's too.
+_BARE = (
+    ("input_hint_block.0.weight", CONTROLNET),
+    ("input_blocks.0.0.weight", UNET),
+    ("decoder.up.0.block.0.norm1.weight", VAE),
+)
 _OLD_CLIP, _CLIP = "cond_stage_model.transformer.", "cond_stage_model.transformer.text_model."
 _BARE_TEXT = "text_model.embeddings.position_embedding.weight"
 
@@ -46,9 +65,11 @@ class Outline:
     """The parts of a single file, before their tensors are read.
 
     Attributes:
-        configs: ``config.json`` of ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2``, ``scheduler``.
+        configs: ``config.json`` of ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2``, ``scheduler``; or of
+            ``controlnet`` alone.
         sources: where the tensors of each come from.
-        family: the U-Net's; None without one, or where its configuration was given.
+        family: the U-Net's, or that of the U-Net a ControlNet is for; None without one, or where the U-Net's
+            configuration was given.
         prediction: in diffusers' words; None where there is no U-Net.
         prediction_from: what told it: ``argument``, ``header``, ``marker``, ``training step``, ``family``, or
             ``assumed``.
@@ -80,12 +101,15 @@ def outline_of(
     configs = configs or {}
     names = _aliases(stored.shapes, ema)
     shapes = {alias: stored.shapes[name] for alias, name in names.items()}
-    if any(name.startswith(_CONTROLNET) for name in shapes):
-        raise UserError("it is a ControlNet, not a model that draws alone")
-    found = Outline(family=None if "unet" in configs else family_of(shapes))
-    _settle_prediction(found, stored, prediction, configs.get("scheduler", {}))
-    _find_networks(found, shapes, _side(found, stored.metadata), configs)
-    _find_text_encoders(found, shapes, configs)
+    found = Outline()
+    if naming_of_controlnet(stored.shapes) is not None:  # beside it, some have the whole model it was trained with
+        _find_controlnet(found, shapes, configs)
+    else:
+        found.family = None if "unet" in configs else family_of(shapes)
+        _settle_prediction(found, stored, prediction, configs.get("scheduler", {}))
+        scale = found.family.scaling_factor if found.family else told_scale(stored.metadata)
+        _find_networks(found, shapes, _side(found, stored.metadata), scale, configs)
+        _find_text_encoders(found, shapes, configs)
     if not found.sources:
         raise UserError(f"it holds no part of Stable Diffusion ({', '.join(list(stored.shapes)[:3])}, ...)")
     if "unet" in found.sources and found.prediction:
@@ -100,9 +124,8 @@ def outline_of(
 def _aliases(shapes: Shapes, ema: bool) -> dict[str, str]:
     """Names as they should be -> names as they are in the file."""
     names = {name: name for name in shapes if not name.startswith(EMA)}
-    for telling, prefix in _BARE:
-        if telling in shapes:
-            names = {prefix + name: name for name in names}
+    bare = next((prefix for telling, prefix in _BARE if telling in shapes), "")
+    names = {bare + name: name for name in names}
     if any(name.startswith(_OLD_CLIP + "embeddings.") for name in names):  # of an older transformers
         names = {
             _CLIP + name.removeprefix(_OLD_CLIP) if name.startswith(_OLD_CLIP) else name: actual
@@ -115,6 +138,24 @@ def _aliases(shapes: Shapes, ema: bool) -> dict[str, str]:
     if lost or not averaged:
         raise UserError(f"it holds no moving average of the U-Net ({lost[0] if lost else EMA + '*'} is missing)")
     return {**names, **averaged}
+
+
+def naming_of_controlnet(shapes: Shapes) -> str | None:
+    """Whose names a ControlNet has, ``CompVis`` or ``diffusers``; None where these tensors are no ControlNet."""
+    if any(name.startswith(_CONTROLNET_OF_DIFFUSERS) for name in shapes):
+        return "diffusers"
+    return "CompVis" if any(name.startswith((CONTROLNET, _BARE[0][0])) for name in shapes) else None
+
+
+def _find_controlnet(found: Outline, shapes: Shapes, configs: Configs) -> None:
+    ranks, config = _ranks(shapes, CONTROLNET), configs.get("controlnet")
+    try:
+        sources = control_sources(ranks, config or _LAYERS) if ranks else _as_it_is(shapes)
+        own = {key: shapes[source.name] for key, source in sources.items()}
+        found.configs["controlnet"] = config or controlnet_config(own)
+    except UserError as error:
+        raise UserError(f"it is a damaged ControlNet: {error}") from error
+    found.sources["controlnet"], found.family = sources, family_of_controlnet(own)
 
 
 def family_of(shapes: Shapes) -> Family | None:
@@ -161,7 +202,7 @@ def _side(found: Outline, metadata: Mapping[str, str]) -> int:
     return 768 if found.prediction == "v_prediction" else 512
 
 
-def _find_networks(found: Outline, shapes: Shapes, side: int, configs: Configs) -> None:
+def _find_networks(found: Outline, shapes: Shapes, side: int, scale: float, configs: Configs) -> None:
     unet, vae, family = _ranks(shapes, UNET), _ranks(shapes, VAE), found.family
     config = configs.get("unet") or (family and family.unet_config(side))
     if unet and not config:
@@ -170,7 +211,7 @@ def _find_networks(found: Outline, shapes: Shapes, side: int, configs: Configs) 
         found.configs["unet"] = config
         found.sources["unet"] = unet_sources(unet, config) if unet else _as_it_is(shapes)
     if vae or "encoder.down_blocks.0.resnets.0.norm1.weight" in shapes:
-        config = configs.get("vae") or vae_config(family.scaling_factor if family else SD_SCALE, side)
+        config = configs.get("vae") or vae_config(scale, side)
         found.configs["vae"] = config
         found.sources["vae"] = vae_sources(vae, config) if vae else _as_it_is(shapes)
 

@@ -17,12 +17,12 @@ from ldm.errors import UserError
 from ldm.weights.clip_vocabulary import END, clip_tokenizer
 from ldm.weights.components import load_tokenizer
 from ldm.weights.files import read_json
-from ldm.weights.model import INDEX, listed_parts
-from ldm.weights.modelspec import TOKENIZER_NAMES, VOCABULARY_FILES, told_configs, told_index, told_tokenizers
+from ldm.weights.model import listed_parts
+from ldm.weights.modelspec import VOCABULARY_FILES, told_configs, told_index, told_tokenizers
 from ldm.weights.outline import outline_of
+from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, TOKENIZERS
 from ldm.weights.stored import open_stored
 
-CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
 _NO_TOKEN = "!"  # token 0, with which OpenCLIP fills its windows
 
 
@@ -62,7 +62,7 @@ def _of_folder(folder: Path) -> Papers:
     for name in sorted(listed_parts(index)):
         if name == "scheduler":
             found.configs[name] = read_json(folder / name / SCHEDULER_CONFIG)
-        elif name in TOKENIZER_NAMES:
+        elif name in TOKENIZERS:
             paths = [folder / name / file for file in VOCABULARY_FILES]
             found.tokenizers[name] = {path.name: _text(path) for path in paths if path.is_file()}
         elif (folder / name / CONFIG).is_file():

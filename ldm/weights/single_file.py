@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.errors import UserError
 from ldm.publishing import disk_trouble, write_whole
+from ldm.weights.components import build_empty, fill_module
 from ldm.weights.compvis import places
 from ldm.weights.families import Family, Part
 from ldm.weights.files import convert, write_tensors
@@ -24,8 +25,10 @@ class SingleFile:
     """What a single file held.
 
     Attributes:
-        parts: ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2``, and with a U-Net ``scheduler``.
-        family: the U-Net's; None without one, or where the header has its configuration.
+        parts: ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2``, and with a U-Net ``scheduler``; or
+            ``controlnet`` alone.
+        family: the U-Net's, or that of the U-Net a ControlNet is for; None without one, or where the header has the
+            U-Net's configuration.
         prediction: in diffusers' words; None where there is no U-Net.
         prediction_from: what told it; see ``ldm.weights.outline.Outline``.
         unused: tensors of no part, such as buffers of the noise schedule.
@@ -78,6 +81,19 @@ def read_single_file(
     return SingleFile(parts, outline.family, outline.prediction, outline.prediction_from, unused, stored.metadata)
 
 
+def build_part(found: SingleFile, name: str, path: Path) -> nn.Module:
+    """The module of a part that was read from ``path``; its tensors move over.
+
+    Raises:
+        UserError: its tensors are not those that its configuration asks for.
+    """
+    part = found.parts[name]
+    module = build_empty(part.config, path)
+    fill_module(module, part.tensors, path)
+    part.tensors = {}
+    return module
+
+
 def write_single_file(
     parts: Mapping[str, Part],
     path: Path,
@@ -89,7 +105,7 @@ def write_single_file(
     """Write a model as one safetensors file that web UIs, diffusers' ``from_single_file`` and we read.
 
     Args:
-        parts: any of ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2``, ``scheduler``.
+        parts: any of ``unet``, ``vae``, ``text_encoder``, ``text_encoder_2``, ``scheduler``; or ``controlnet``.
         path: where to.
         dtype: convert the tensors to this one.
         title: of the model, for people; the file's name by default.
