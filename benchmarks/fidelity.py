@@ -7,10 +7,9 @@ over the largest number of the output; of a picture, the largest difference of a
 soon as it is there. ``--tiny`` takes small parts of the same kinds, to try the script.
 
 Whole pictures begin from the same noise. diffusers' Euler multiplies it by sigma and ours by sqrt(sigma^2 + 1), the
-deviation of a noised picture, so theirs is handed a larger one. To stay below 12 GiB, both sides encode the prompts
+deviation of a noised picture, so theirs is handed a larger one. SDXL takes 11.2 GiB: both sides encode the prompts
 first and give up their text encoders before the U-Net is there; and the ControlNet of a whole picture is a copy of its
-U-Net's way down, on the same tensors, but for what reads the hint and what writes. (The part ``controlnet`` has
-weights of its own.)
+U-Net's way down, on the same tensors, but for what reads the hint and what writes. (That of ``controlnet`` is not.)
 """
 
 from __future__ import annotations
@@ -45,6 +44,7 @@ from _full_size import (
 from _timing import machine
 from torch import Tensor
 
+from ldm.accel import tune_allocator
 from ldm.codec import VAECodec
 from ldm.diffusion.control import Control
 from ldm.drawing import Inputs
@@ -274,6 +274,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> int:
     options = arguments(given)
     asked = Asked(options.size, options.steps, tuple(options.samplers))
+    tune_allocator()  # a third faster, on both sides
     try:
         peers = {name: need(name, "peers").__version__ for name in ("diffusers", "transformers")}
         facts = {**machine(CPU), **peers, "size": asked.side, "steps": asked.steps, "tiny": options.tiny}

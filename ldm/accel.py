@@ -7,6 +7,7 @@ no state dict changes its names.
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 
 import torch
@@ -93,6 +94,7 @@ def prepare(
     compile: bool = False,
     gradient_checkpointing: bool = False,
     inference: bool = True,
+    pack: bool = True,
 ) -> nn.Module:
     """Make a loaded module ready to run; it is changed in place and returned.
 
@@ -106,8 +108,9 @@ def prepare(
         attention: a key of ``ldm.models.attention.BACKENDS``.
         compile: compile the forward on its first call: minutes, for some percent after.
         gradient_checkpointing: in training, compute activations again rather than keep them.
-        inference: no gradients, no dropout. In bfloat16 on a CPU, and not compiled, the module becomes that of
-            ``ldm.cpu_fastpath``: its state dict is no longer to be had.
+        inference: no gradients, no dropout.
+        pack: in inference in bfloat16 on a CPU, and not compiled, make the module that of ``ldm.cpu_fastpath``: its
+            weights can no longer be changed or had.
 
     Raises:
         UserError: the dtype or the attention backend cannot run on the device, the module has nothing to
@@ -125,7 +128,7 @@ def prepare(
         module.requires_grad_(False)
     if compile:
         module.compile()  # in place: unlike torch.compile(module), it renames nothing
-    elif inference and device.type == "cpu" and dtype == torch.bfloat16 and cpu_fastpath_supported():
+    elif pack and inference and device.type == "cpu" and dtype == torch.bfloat16 and cpu_fastpath_supported():
         return apply_cpu_fastpath(module)
     return module
 
@@ -139,18 +142,24 @@ def _enable_checkpointing(module: nn.Module, inference: bool) -> None:
 
 
 def prepare_model(
-    model: Model, device: torch.device, dtype: torch.dtype, attention: str = "sdpa", compile: bool = False
+    model: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: str = "sdpa",
+    compile: bool = False,
+    pack: bool = True,
 ) -> Model:
     """Make all parts of a model ready to draw, as ``prepare`` does; only its network is compiled."""
-    model.net = prepare(model.net, device=device, dtype=dtype, attention=attention, compile=compile)
+    ready = functools.partial(prepare, device=device, dtype=dtype, attention=attention, pack=pack)
+    model.net = ready(model.net, compile=compile)
     codec, conditioner = model.codec, model.conditioner
     if isinstance(codec, VAECodec):
-        prepare(codec.vae, device=device, dtype=dtype, attention=attention)
+        ready(codec.vae)
     if isinstance(conditioner, TextConditioner):
         for tower in conditioner.towers:
-            prepare(tower.encoder, device=device, dtype=dtype, attention=attention)
+            ready(tower.encoder)
     elif isinstance(conditioner, LabelConditioner):
-        prepare(conditioner, device=device, dtype=dtype, attention=attention)
+        ready(conditioner)
     tune_allocator()
     return model
 

@@ -46,12 +46,12 @@ _FOR_LORA = {"model", "variant", "revision", "allow_pickle"}  # the last three s
 
 
 def convert_files(source: str, target: Path, to: str, options: dict[str, Any]) -> None:
-    """Convert a model or a LoRA, and say in a line what was done.
+    """Convert a model, a part of one alone, or a LoRA, and say in a line what was done.
 
     Args:
-        source: a model as ``open_model`` reads it, or a LoRA file.
+        source: a model as ``open_model`` reads it; a U-Net, autoencoder, text encoder or ControlNet alone; or a LoRA.
         target: a folder or file.
-        to: ``diffusers`` or ``single-file`` for a model, ``peft`` or ``kohya`` for a LoRA.
+        to: ``diffusers`` or ``single-file`` for a model or part, ``peft`` or ``kohya`` for a LoRA.
         options: fields of ``Wishes``.
 
     Raises:
@@ -64,6 +64,8 @@ def convert_files(source: str, target: Path, to: str, options: dict[str, Any]) -
     if done.left_out:
         more = ", ..." if len(done.left_out) > _FEW else ""
         print(f"left out, as nothing draws with it: {len(done.left_out)} ({', '.join(done.left_out[:_FEW])}{more})")
+    for line in done.assumed:
+        print(f"assumed, as the file does not say: {line}")
     if done.tokenizers:
         print(
             f"its {' and '.join(done.tokenizers)} is not CLIP's own: ldm finds it in the file's header, and other "

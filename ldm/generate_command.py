@@ -15,7 +15,7 @@ from ldm.errors import UserError
 from ldm.images import check_writable, save_image
 from ldm.metadata.record import Record
 from ldm.plans.axes import parse_axis
-from ldm.plans.job import Job, Plan, Request, groups, numbered, seeded
+from ldm.plans.job import Job, Loras, Plan, Request, groups, numbered, seeded
 from ldm.plans.lines import read_requests
 from ldm.plans.matrix import matrix
 from ldm.plans.table import table
@@ -71,12 +71,11 @@ def generate_pictures(
     how, files = Drawing.checked(options), PictureFiles.checked(pictures)
     first = secrets.randbelow(2**32) if asked.seed is None else asked.seed
     check_series(first, asked.count)
-    plans, loras = _without_tags(_plans(asked, first))
+    plans = [_without_tags(plan, loading.get("loras", ())) for plan in _plans(asked, first)]
     paths = _outputs(plans, asked.output)
-    began = time.perf_counter()
-    given = {"loras": (*loading.get("loras", ()), *loras)} if loras else {}
-    studio = load(asked.model, **{**loading, **given})
     together = Plan(tuple(job for plan in plans for job in plan.jobs))
+    began = time.perf_counter()
+    studio = load(asked.model, **{**loading, **_loras(together)})
     drawn = _draw(studio, together, how, files)
     _write(plans, drawn, paths)
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
@@ -101,24 +100,24 @@ def _plans(asked: Asked, first: int) -> list[Plan]:
     return [Plan(tuple(jobs))]
 
 
-def _without_tags(plans: list[Plan]) -> tuple[list[Plan], list[tuple[Path, float]]]:
-    """Plans without the ``<lora:...>`` of their prompts, and the LoRAs that those name, which change all of it."""
-    found: dict[Path, float] = {}
+def _without_tags(plan: Plan, common: Loras) -> Plan:
+    """A plan whose jobs have the LoRAs that all share, and those that their prompts named as ``<lora:...>``."""
 
     def plain(job: Job) -> Job:
-        if not isinstance(job.prompt, str):
-            return job
-        text, loras = split_tags(job.prompt)
-        for name, weight in loras:
-            file = Path(name if name.endswith(".safetensors") else f"{name}.safetensors")
-            if found.setdefault(file, weight) != weight:
-                raise UserError(
-                    f"<lora:{name}> has two weights, {found[file]:g} and {weight:g}; it changes all prompts"
-                )
-        return replace(job, prompt=text)
+        text, named = split_tags(job.prompt) if isinstance(job.prompt, str) else (job.prompt, [])
+        files = [name if name.endswith(".safetensors") else f"{name}.safetensors" for name, _ in named]
+        own = tuple((Path(file), weight) for file, (_, weight) in zip(files, named, strict=True))
+        return replace(job, prompt=text, loras=(*common, *own))
 
-    plans = [replace(plan, jobs=tuple(map(plain, plan.jobs))) for plan in plans]
-    return plans, list(found.items())
+    return replace(plan, jobs=tuple(map(plain, plan.jobs)))
+
+
+def _loras(plan: Plan) -> dict[str, Any]:
+    """How to load the LoRAs of a plan: merged if all its jobs have the same, which is faster, or else live."""
+    sets = {job.loras for job in plan.jobs}
+    if len(sets) > 1:
+        return {"live": True}
+    return {"loras": loras} if (loras := sets.pop()) else {}
 
 
 def _outputs(plans: list[Plan], output: Path) -> list[Path]:
@@ -142,8 +141,14 @@ def _outputs(plans: list[Plan], output: Path) -> list[Path]:
 def _draw(studio: Studio, plan: Plan, how: Drawing, files: PictureFiles) -> list[Drawn]:
     """Pictures in the order of the jobs; those of the same settings are drawn together."""
     drawn: dict[int, Drawn] = {}
+    together = groups(plan, how, lambda asked: studio.settled(asked, files))
+    live = len({group.loras for group in together}) > 1
+    for group in together if live else ():
+        studio.set_loras(group.loras)  # what is wrong with one is known before the first picture
     with Bar() as bar:
-        for settled, places in groups(plan, how, lambda asked: studio.settled(asked, files)):
+        for settled, loras, places in together:
+            if live:
+                studio.set_loras(loras)
             jobs = [plan.jobs[place] for place in places]
             found = studio.draw([job.prompt for job in jobs], [job.seed for job in jobs], settled, files, bar.begin)
             drawn |= dict(zip(places, found, strict=True))

@@ -10,6 +10,7 @@ import functools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,11 +25,14 @@ from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.flops import Meter
 from ldm.images import to_pil
-from ldm.metadata.record import Cost, ModelUsed, Record, hash_pixels, installed_versions
+from ldm.metadata.record import Cost, InputFile, ModelUsed, Record, hash_pixels, installed_versions
 from ldm.pipeline import Pipeline, check_request
-from ldm.weights.fingerprint import fingerprint
+from ldm.text_conditioner import TextConditioner
+from ldm.weights.fingerprint import fingerprint, fingerprints
+from ldm.weights.lora_files import read_lora
+from ldm.weights.lora_live import LiveLoras
 from ldm.weights.model import Model
-from ldm.weights.opening import Loading, open_model
+from ldm.weights.opening import Loading, lora_targets, open_model
 from ldm.workpieces import PictureFiles, prepare
 
 EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
@@ -53,6 +57,7 @@ class Studio(Pipeline):
         super().__init__(model, device, dtype)
         self.place, self.loading = place, dict(loading)
         self._meter = Meter()
+        self._live: LiveLoras | None = None
 
     def __call__(
         self,
@@ -81,6 +86,37 @@ class Studio(Pipeline):
         for image, record in drawn:
             image.info["record"] = record
         return [image for image, _ in drawn]
+
+    def set_loras(self, loras: Sequence[tuple[str | Path, float]]) -> None:
+        """Let these LoRAs, and no others, change the pictures from now on.
+
+        Args:
+            loras: files and weights: 1 is as trained, 0 nothing, below 0 the opposite. A file that is named twice has
+                the sum.
+
+        Raises:
+            UserError: the model was not loaded with ``live=True``, or a LoRA cannot be read or is for another model.
+                The LoRAs are as before then.
+        """
+        wanted = Loading.checked({"loras": tuple(loras)}).loras
+        if not self.loading.get("live"):
+            raise UserError("LoRAs were merged into this model, if any; ldm.load(..., live=True) lets them be changed")
+        targets = lora_targets(self.model)
+        live = self._live = self._live or LiveLoras(targets)
+        weights: dict[str, float] = {}
+        for file, weight in wanted:
+            weights[str(file)] = weights.get(str(file), 0.0) + weight
+        before = dict(live.weights)
+        try:
+            for file in [file for file in weights if file not in before]:
+                live.add(replace(read_lora(Path(file), targets), name=file), 0.0)
+        finally:
+            live.set_weights(before)
+        live.set_weights(weights)
+        if isinstance(self.model.conditioner, TextConditioner):
+            self.model.conditioner.forget()
+        self.loading["loras"] = wanted
+        self.__dict__.pop("_put_in", None)
 
     def settled(self, how: Drawing, files: PictureFiles) -> Drawing:
         """The settings that ``draw`` will come to.
@@ -146,6 +182,11 @@ class Studio(Pipeline):
         """What tells the model from others."""
         return fingerprint(self.model.folder) if self.model.folder else None
 
+    @functools.cached_property
+    def _put_in(self) -> dict[str, InputFile]:
+        """What was put into the model."""
+        return fingerprints(_of_weights(self.loading).files())
+
     def _record(
         self,
         condition: Condition,
@@ -163,7 +204,7 @@ class Studio(Pipeline):
                 "negative": drawing["negative"],
                 "seed": seed,
                 "drawing": rest,
-                "inputs": files.named(),
+                "inputs": {**files.named(), **self._put_in},
                 "model": ModelUsed(
                     name=(self.model.folder or Path("model")).stem,
                     source=self.place or "",
@@ -175,6 +216,10 @@ class Studio(Pipeline):
                 "cost": cost,
             }
         )
+
+
+def _of_weights(loading: Mapping[str, Any]) -> Loading:
+    return Loading.checked({key: value for key, value in loading.items() if key in Loading.model_fields})
 
 
 def _plain(value: Any) -> Any:
@@ -226,8 +271,12 @@ def load(
     model = open_model(EMBEDDED if place is None else place, Loading.checked(weights), kind)
     asked = {"device": device, "dtype": dtype, "attention": attention, "compile": compile, **weights}
     loading = {key: value for key, value in asked.items() if value not in (None, False)}
-    prepared = accel.prepare_model(model, where, kind, attention, compile)
-    return Studio(prepared, where, kind, None if place is None else str(place), loading)
+    live = bool(loading.get("live"))
+    prepared = accel.prepare_model(model, where, kind, attention, compile, pack=not live)
+    studio = Studio(prepared, where, kind, None if place is None else str(place), loading)
+    if live:
+        studio.set_loras(loading.get("loras", ()))
+    return studio
 
 
 def draw_again(
@@ -248,7 +297,7 @@ def draw_again(
     company = drawing.pop("batch", None) or [[record.prompt, record.seed]]
     place = drawing.pop("place_in_batch", 0)
     loading = {key: value for key, value in record.loading.items() if key != "threads"}
-    found = files.named()
+    found = {**files.named(), **fingerprints(_of_weights(loading).files())}
     for name, file in record.inputs.items():
         if name not in found or found[name].sha256 != file.sha256:
             raise UserError(f"{name} ({file.name}) is not the file that the picture was drawn from")

@@ -65,6 +65,10 @@ class TextConditioner:
         self.remember = remember
         self._known: dict[tuple[Any, ...], Context] = {}
 
+    def forget(self) -> None:
+        """Encode every prompt anew from now on, because a tower or its words have changed."""
+        self._known.clear()
+
     @property
     def width(self) -> int:
         """D of the context."""

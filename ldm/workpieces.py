@@ -30,6 +30,7 @@ from ldm.regions import Box, fit_image, masked_region, pad_for_outpainting, past
 from ldm.schema import Settings
 from ldm.weights.components import Reading
 from ldm.weights.controlnets import read_controlnet
+from ldm.weights.fingerprint import fingerprints
 from ldm.weights.model import Model
 
 
@@ -79,10 +80,12 @@ class PictureFiles(Settings):
     controls: tuple[ControlFile, ...] = ()
 
     def named(self) -> dict[str, InputFile]:
-        """Name and hash of every picture, for the record."""
+        """Name and hash of every picture and ControlNet, for the record."""
         found = {"init": self.init, "mask": self.mask}
         found |= {f"hint {i + 1}": control.hint for i, control in enumerate(self.controls)}
-        return {name: input_file(path) for name, path in found.items() if path is not None}
+        pictures = {name: input_file(path) for name, path in found.items() if path is not None}
+        nets = {f"control {i + 1}": Path(control.net) for i, control in enumerate(self.controls)}
+        return pictures | fingerprints({name: path for name, path in nets.items() if path.exists()})
 
 
 @dataclass(frozen=True)

@@ -353,6 +353,8 @@ def test_a_lora_is_merged(tmp_path: Path) -> None:
     save_lora(lora, tmp_path / "style.safetensors")
     options = {"loras": (f"{tmp_path / 'style.safetensors'}:0.5",), "dtype": "fp16"}
     convert_files(str(folder), tmp_path / "merged", "diffusers", options)
+    live = Loading(loras=((tmp_path / "style.safetensors", 0.5),), live=True)
+    refused(lambda: convert_model(folder, tmp_path / "live", "diffusers", live), tmp_path, "live LoRAs are for drawing")
     merge_loras(lora_targets(model), [(lora, 0.5)])
     expected = {key: value.half() for key, value in model.net.state_dict().items()}
     assert_same(tensors_of(tmp_path / "merged")["unet"], expected)  # rounded once, after the merge

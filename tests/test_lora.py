@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from diffusers import (  # type: ignore[attr-defined]
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from diffusers.utils import convert_state_dict_to_kohya
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_loras import (
+    FILES,
+    compvis_name,
+    networks_of,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -64,8 +66,6 @@ XL = UNetConfig(
     pooled_dim=12,
     size_embed_dim=8,
 )
-UNET_LAYERS = "to_q to_k to_v to_out.0 proj_in proj_out ff.net.0.proj ff.net.2 conv1 conv2 conv_shortcut time_emb_proj"
-TEXT_LAYERS = "q_proj k_proj v_proj out_proj fc1 fc2"
 
 
 def text_encoder(kind: Any, seed: int) -> Any:
@@ -155,11 +155,6 @@ def outputs(networks: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def networks_of(pipe: Any) -> dict[str, Any]:
-    names = ("unet", "text_encoder", "text_encoder_2")
-    return {name: pipe.components[name] for name in names if pipe.components.get(name) is not None}
-
-
 def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     for name, value in expected.items():
         difference = (found[name] - value).abs().max() / value.abs().max()
@@ -170,123 +165,6 @@ def assert_differs(found: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> 
     """A LoRA that changes nothing would make every comparison pass."""
     for name, value in other.items():
         assert (found[name] - value).abs().max() / value.abs().max() > 100 * TOLERANCE, name
-
-
-def adapters(pipe: Any, alpha: float, seed: int = 0) -> dict[str, dict[str, Tensor]]:
-    """Random LoRAs in every kind of layer, as peft names them; and the settings that they were made with."""
-    torch.manual_seed(seed)
-    found = {}
-    for name, network in networks_of(pipe).items():
-        layers = (UNET_LAYERS if name == "unet" else TEXT_LAYERS).split()
-        network.add_adapter(LoraConfig(r=3, lora_alpha=alpha, target_modules=layers, init_lora_weights=False), "made")
-        tensors = get_peft_model_state_dict(network, adapter_name="made")
-        found[name] = {key: 0.4 * value.detach().clone() for key, value in tensors.items()}
-    return found
-
-
-def settings_of(pipe: Any) -> dict[str, Any]:
-    return {name: network.peft_config["made"].to_dict() for name, network in networks_of(pipe).items()}
-
-
-def write_peft(folder: Path) -> None:
-    pipe = pipeline()
-    parts = adapters(pipe, 5.0)
-    settings = settings_of(pipe)
-    StableDiffusionPipeline.save_lora_weights(
-        str(folder),
-        unet_lora_layers=parts["unet"],
-        text_encoder_lora_layers=parts["text_encoder"],
-        unet_lora_adapter_metadata=settings["unet"],
-        text_encoder_lora_adapter_metadata=settings["text_encoder"],
-        weight_name="style.safetensors",
-    )
-
-
-def write_older(folder: Path) -> None:
-    """As diffusers wrote them in 2023: attention in the U-Net and the text encoder, no alpha."""
-    parts = adapters(pipeline(), 3.0)
-    tensors = {}
-    for key, value in parts["unet"].items():
-        layer, part, _ = key.rsplit(".", 2)
-        side = {"lora_A": "down", "lora_B": "up"}[part]
-        if ".attn" in layer:
-            block, leaf = layer.removesuffix(".0").rsplit(".", 1)
-            tensors[f"unet.{block}.processor.{leaf}_lora.{side}.weight"] = value
-        else:
-            tensors[f"unet.{layer}.lora.{side}.weight"] = value
-    for key, value in parts["text_encoder"].items():
-        layer, part, _ = key.rsplit(".", 2)
-        side = {"lora_A": "down", "lora_B": "up"}[part]
-        tensors[f"text_encoder.text_model.{layer}.lora_linear_layer.{side}.weight"] = value
-    save_file(tensors, folder / "style.safetensors")
-
-
-def write_kohya(folder: Path) -> None:
-    parts = adapters(pipeline(), 3.0)
-    named = {f"unet.{key}": value for key, value in parts["unet"].items()}
-    named |= {f"text_encoder.text_model.{key}": value for key, value in parts["text_encoder"].items()}
-    tensors = convert_state_dict_to_kohya(named)
-    for key in [key for key in tensors if key.endswith(".alpha")]:
-        tensors[key] = torch.tensor(1.5)
-    save_file(tensors, folder / "style.safetensors")
-
-
-def compvis_name(path: str, per_level: int = 2) -> str:
-    """The name of a layer of the U-Net in CompVis' code, written down from that code's lists of blocks."""
-    top = {
-        "conv_in": "input_blocks.0.0",
-        "conv_out": "out.2",
-        "time_embedding.linear_1": "time_embed.0",
-        "time_embedding.linear_2": "time_embed.2",
-        "add_embedding.linear_1": "label_emb.0.0",
-        "add_embedding.linear_2": "label_emb.0.2",
-    }
-    if path in top:
-        return top[path]
-    inner = {
-        "conv1": "in_layers.2",
-        "conv2": "out_layers.3",
-        "time_emb_proj": "emb_layers.1",
-        "conv_shortcut": "skip_connection",
-    }
-    parts = path.split(".")
-    if parts[0] == "mid_block":
-        place = {("resnets", "0"): 0, ("attentions", "0"): 1, ("resnets", "1"): 2}[parts[1], parts[2]]
-        return f"middle_block.{place}." + ".".join(inner.get(part, part) for part in parts[3:])
-    level, kind, number = int(parts[1]), parts[2], int(parts[3])
-    rest = ".".join(inner.get(part, part) for part in parts[4:])
-    if parts[0] == "down_blocks":
-        block = 1 + level * (per_level + 1)
-        if kind == "downsamplers":
-            return f"input_blocks.{block + per_level}.0.op"
-        return f"input_blocks.{block + number}.{int(kind == 'attentions')}.{rest}"
-    block = level * (per_level + 1)
-    if kind == "upsamplers":
-        return f"output_blocks.{block + per_level}.2.conv"
-    return f"output_blocks.{block + number}.{int(kind == 'attentions')}.{rest}"
-
-
-def write_kohya_xl(folder: Path) -> None:
-    """With the block names of CompVis, as kohya's trainer writes those for SDXL."""
-    parts = adapters(pipeline(xl=True), 3.0)
-    tensors: dict[str, Tensor] = {}
-    prefixes = {"text_encoder": "lora_te1_text_model.", "text_encoder_2": "lora_te2_"}
-    for target, layers in parts.items():
-        for key, value in layers.items():
-            layer, part, _ = key.rsplit(".", 2)
-            name = f"lora_unet_{compvis_name(layer)}" if target == "unet" else prefixes[target] + layer
-            name = name.replace(".", "_")
-            tensors[f"{name}.{'lora_down' if part == 'lora_A' else 'lora_up'}.weight"] = value
-            tensors[f"{name}.alpha"] = torch.tensor(6.0)
-    save_file(tensors, folder / "style.safetensors")
-
-
-FILES: dict[str, tuple[Callable[[Path], None], bool]] = {
-    "peft": (write_peft, False),
-    "older diffusers": (write_older, False),
-    "kohya": (write_kohya, False),
-    "kohya, CompVis blocks": (write_kohya_xl, True),
-}
 
 
 def apply(targets: dict[str, Any], live: bool, *loras: tuple[Lora, float]) -> None:
@@ -301,7 +179,7 @@ def apply(targets: dict[str, Any], live: bool, *loras: tuple[Lora, float]) -> No
 @pytest.mark.parametrize("naming", FILES)
 def test_a_file_does_what_it_does_in_diffusers(naming: str, tmp_path: Path) -> None:
     write, xl = FILES[naming]
-    write(tmp_path)
+    write(tmp_path, pipeline(xl))
     pipe = pipeline(xl)
     plain = outputs(networks_of(pipe))
     pipe.load_lora_weights(str(tmp_path), weight_name="style.safetensors")

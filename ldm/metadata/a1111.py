@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from ldm.metadata.plain import Asked
@@ -67,8 +68,19 @@ def parameters_text(record: Record) -> str:
     negative = _asked(record.negative)
     pairs = {key: value for key, value in _settings(record).items() if value is not None}
     settings = ", ".join(f"{key}: {_quoted(_shown(value))}" for key, value in pairs.items())
-    lines = [_asked(record.prompt), *([f"{_NEGATIVE} {negative}"] if negative else []), settings]
+    lines = [_prompt(record), *([f"{_NEGATIVE} {negative}"] if negative else []), settings]
     return re.sub("[\0\ud800-\udfff]", "\ufffd", "\n".join(lines).strip())
+
+
+def _prompt(record: Record) -> str:
+    """With the LoRAs as tags, as those programs write and read them."""
+    found = record.loading.get("loras")
+    pairs = [pair for pair in found if _is_lora(pair)] if isinstance(found, list) else []
+    return " ".join([_asked(record.prompt), *(f"<lora:{PurePath(file).stem}:{weight:g}>" for file, weight in pairs)])
+
+
+def _is_lora(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], float | int)
 
 
 def _asked(condition: Asked) -> str:

@@ -25,7 +25,7 @@ _LONGEST_FAULT = 500  # characters of a message about a record that somebody els
 
 
 class InputFile(Settings):
-    """A file that a picture was drawn from: a first picture, a mask, a control picture.
+    """A file that a picture was drawn from: a first picture, a mask, a ControlNet, a LoRA.
 
     Attributes:
         name: as it was given.

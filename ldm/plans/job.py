@@ -23,6 +23,8 @@ LARGEST_SEED = 2**64 - 1
 MOST_PICTURES = 1000  # of one matrix or table: more were most likely asked for by mistake
 NOTHING = "–"  # labels a choice of no text
 
+Loras = tuple[tuple[Path, float], ...]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -45,13 +47,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to draw; the attributes are those of ``Request``, and its seed is known."""
+    """One picture to draw; the attributes are those of ``Request``, and its seed is known.
+
+    Attributes:
+        loras: files and weights, for this picture.
+    """
 
     prompt: Condition
     seed: int
     drawing: Mapping[str, Any] = field(default_factory=dict)
     output: str | None = None
     place: str = ""
+    loras: Loras = ()
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,12 @@ class Group(NamedTuple):
 
     Attributes:
         how: settled.
+        loras: of all of them.
         places: the jobs, as indices into the plan's, rising.
     """
 
     how: Drawing
+    loras: Loras
     places: list[int]
 
 
@@ -125,7 +134,7 @@ def numbered(output: Path, count: int) -> list[Path]:
 
 
 def groups(plan: Plan, base: Drawing, settle: Callable[[Drawing], Drawing]) -> list[Group]:
-    """Gather the jobs whose settled settings are the same, in the order of their first ones.
+    """Gather the jobs whose settled settings and LoRAs are the same, in the order of their first ones.
 
     Args:
         plan: what is to be drawn.
@@ -135,7 +144,7 @@ def groups(plan: Plan, base: Drawing, settle: Callable[[Drawing], Drawing]) -> l
     Raises:
         UserError: settings are wrong; all are looked at, so this is known before anything is drawn.
     """
-    found: dict[Drawing, list[int]] = {}
+    found: dict[tuple[Drawing, Loras], list[int]] = {}
     common = base.model_dump()
     for place, job in enumerate(plan.jobs):
         try:
@@ -144,8 +153,8 @@ def groups(plan: Plan, base: Drawing, settle: Callable[[Drawing], Drawing]) -> l
             if not job.drawing:  # then it is what was said for all
                 raise
             raise UserError(f"{_where(job)}{error}") from error
-        found.setdefault(how, []).append(place)
-    return [Group(how, places) for how, places in found.items()]
+        found.setdefault((how, job.loras), []).append(place)
+    return [Group(how, loras, places) for (how, loras), places in found.items()]
 
 
 def shortened(text: str, most: int = 80) -> str:

@@ -19,9 +19,10 @@ from ldm.conditioner import LabelConditioner
 from ldm.errors import UserError, choose
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.components import STEM, TOWER_STEM, build_empty, describe, fill_module, is_text_encoder, tower_name
-from ldm.weights.families import Part
+from ldm.weights.families import SDXL_SCALE, Part
 from ldm.weights.files import read_json
 from ldm.weights.model import Model, index_of
+from ldm.weights.modelspec import told_configs
 from ldm.weights.opening import Loading, open_model, predicted
 from ldm.weights.papers import Papers, read_papers
 from ldm.weights.parts import CONFIG, INDEX, TEXT_ENCODERS, TOWER_SUFFIXES
@@ -58,6 +59,7 @@ class Contents:
         tokenizers: of a whole model, by name.
         header: the fields of a single file's header that are about the model.
         left_out: what the source has and no part that is written.
+        assumed: what is written, though the source does not say it.
     """
 
     place: Path
@@ -68,6 +70,7 @@ class Contents:
     tokenizers: dict[str, Vocabulary] = field(default_factory=dict)
     header: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
 
     @property
     def weighty(self) -> dict[str, Part]:
@@ -137,9 +140,16 @@ def _part_of_file(path: Path, name: str, how: Loading, dtype: torch.dtype | None
     part = Part(found.parts[own].config, _tensors(build_part(found, own, path)))
     parts = {name: part}
     if found.prediction_from not in (None, "assumed"):
-        parts["scheduler"] = found.parts["scheduler"]
+        parts["scheduler"] = found.parts.get("scheduler") or Part({"prediction_type": found.prediction})
     lost = [key for key in keys if key not in part.tensors]
-    return Contents(path, parts, name, header=_about(found.metadata), left_out=found.unused + lost)
+    assumed = _assumed(part.config, found.metadata) if name == "vae" else []
+    return Contents(path, parts, name, header=_about(found.metadata), left_out=found.unused + lost, assumed=assumed)
+
+
+def _assumed(config: Mapping[str, Any], header: Mapping[str, str]) -> list[str]:
+    if told_configs(header) or f"{_SPEC}architecture" in header:
+        return []
+    return [f"scaling_factor {config['scaling_factor']}, as of Stable Diffusion 1 and 2; SDXL has {SDXL_SCALE}"]
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -53,6 +53,7 @@ class Converted:
         parts: those with weights.
         left_out: what the source has and no part that draws.
         tokenizers: those in the header of a single file, since they are not CLIP's own.
+        assumed: what is written, though the source does not say it.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Converted:
     parts: list[str]
     left_out: list[str] = field(default_factory=list)
     tokenizers: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
 
 
 def convert_model(
@@ -95,10 +97,14 @@ def convert_model(
     choose(form, FORMS, "form of a model")
     if half_variant:
         dtype = _half(form, dtype)
+    if how.live:
+        raise UserError("live LoRAs are for drawing; a conversion merges them")
     used = [Path(source), *([how.vae] if how.vae else []), *(file for file, _ in how.loras)]
     _check_target(target, form, used)
     path = _locate(source, how)
     name = part_alone(path, how.allow_pickle)
+    if name == "unet" and how.prediction and form == "diffusers":
+        raise UserError("prediction: a folder of a unet alone has no place for it, as the header of a single file has")
     _check_replaced(target, name)
     here = how.model_copy(update={"revision": None})  # of what has been fetched by now
     contents = read_whole(path, here, dtype) if name is None else read_part(path, name, here, dtype)
@@ -158,7 +164,7 @@ def _told(target: Path, contents: Contents, dtype: torch.dtype | None) -> Conver
     kinds = (dtype or value.dtype for part in parts.values() for value in part.tensors.values())
     dtypes = dtypes_in(str(kind).removeprefix("torch.") for kind in kinds)
     size = sum(_size(part.tensors, dtype) for part in parts.values())
-    return Converted(target, size, dtypes, list(parts), contents.left_out)
+    return Converted(target, size, dtypes, list(parts), contents.left_out, assumed=contents.assumed)
 
 
 # ------------------------------------------------------------------------------------- a folder

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ldm.errors import UserError
 from ldm.weights.files import read_tensors
-from ldm.weights.pickles import FLAG, form_of
+from ldm.weights.pickles import form_of, unpickle
 
 _XL = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 _NESTED = "string_to_param"
@@ -64,20 +64,10 @@ def load_embedding(path: Path, allow_pickle: bool = False, token: str | None = N
 def _read(path: Path, allow_pickle: bool) -> Mapping[str, Any]:
     if form_of(path) == "safetensors":
         return read_tensors(path)
-    if not allow_pickle:
-        raise UserError(f"{path} is a pickle, a form that can carry code; {FLAG} reads what is safe in it")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a hostile file brings the reader to
-        raise UserError(f"{path} is refused: it holds more than tensors, or is damaged ({_first(error)})") from error
+    found = unpickle(path, allow_pickle)
     if not isinstance(found, Mapping):
         raise UserError(f"{path} holds no embedding: it is a {type(found).__name__}")
     return found
-
-
-def _first(error: Exception) -> str:
-    """The first line, as the others advise to read the file without protection."""
-    return str(error).partition("\n")[0].partition("(1)")[0][:200] or type(error).__name__
 
 
 def _vectors(path: Path, found: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:

@@ -1,23 +1,25 @@
-"""A hash that tells a model from others: of the file that holds its U-Net."""
+"""Hashes that tell models and what is put into them from others; a model's is that of the file with its U-Net."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from ldm.metadata.record import InputFile
 from ldm.publishing import write_whole
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ldm" / "hashes.json"
 
 
 def fingerprint(place: Path) -> str | None:
-    """SHA-256 of a single file, or of the weights of a folder's U-Net; None where those are several files.
+    """SHA-256 of a single file, or of the weights of a folder or of its U-Net; None where those are several files.
 
     Hashing gigabytes takes seconds, so hashes are remembered in the user's cache, by path, size and time of change.
     """
-    path = place if place.is_file() else _weights(place / "unet")
+    path = place if place.is_file() else _weights(place / "unet") or _weights(place)
     if path is None:
         return None
     status = path.stat()
@@ -28,6 +30,12 @@ def fingerprint(place: Path) -> str | None:
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
         _write(known)
     return known[key]
+
+
+def fingerprints(files: Mapping[str, Path]) -> dict[str, InputFile]:
+    """Name and hash of every file or folder of weights that has one hash."""
+    found = {name: (path, fingerprint(path)) for name, path in files.items()}
+    return {name: InputFile(name=str(path), sha256=digest) for name, (path, digest) in found.items() if digest}
 
 
 def _weights(folder: Path) -> Path | None:

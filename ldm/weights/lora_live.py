@@ -22,7 +22,7 @@ class LiveLoras:
 
     Attributes:
         targets: the networks, as "unet", "text_encoder" and "text_encoder_2".
-        weights: LoRA's name -> its weight; 0 is off.
+        weights: LoRA's name -> its weight; 0 is off. They are summed in this order.
     """
 
     def __init__(self, targets: Mapping[str, nn.Module]) -> None:
@@ -63,8 +63,8 @@ class LiveLoras:
         for name, weight in weights.items():
             choose(name, self._adapters, "live LoRA")
             check_weight(name, weight)
-        self.weights = {name: weights.get(name, 0.0) for name in self._adapters}
-        on = [adapter for name, adapter in self._adapters.items() if self.weights[name]]
+        self.weights = {**weights, **{name: 0.0 for name in self._adapters if name not in weights}}
+        on = [self._adapters[name] for name, weight in weights.items() if weight]
         for module in self.targets.values():
             for part in _tuners(module).values():
                 part.set_adapter(on)

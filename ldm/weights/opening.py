@@ -38,7 +38,9 @@ class Loading(Settings):
         ema: of a single file with both, the U-Net's moving average.
         prediction: ``epsilon`` or ``v``, where a single file does not tell.
         allow_pickle: also read pickles, by torch's restricted reader.
-        loras: files and weights, merged into the model.
+        loras: files and weights.
+        live: the LoRAs stay beside the weights, where ``ldm.recorded.Studio.set_loras`` changes them, rather than being
+            merged. Each changed layer then costs more, and on a CPU the fast path of bf16 is off.
         embeddings: files of textual inversion.
     """
 
@@ -49,11 +51,18 @@ class Loading(Settings):
     prediction: str | None = None
     allow_pickle: bool = False
     loras: tuple[tuple[Path, float], ...] = ()
+    live: bool = False
     embeddings: tuple[Path, ...] = ()
+
+    def files(self) -> dict[str, Path]:
+        """What is put into the model, by its part."""
+        found = {} if self.vae is None else {"vae": self.vae}
+        found |= {f"lora {k}": file for k, (file, _) in enumerate(self.loras, 1)}
+        return found | {f"embedding {k}": file for k, file in enumerate(self.embeddings, 1)}
 
 
 def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None) -> Model:
-    """Read a model, and put into it what is asked for.
+    """Read a model, and put into it what is asked for; live LoRAs come later.
 
     Args:
         place: a model folder, a run, a single file, or ``owner/name`` on the hub.
@@ -77,7 +86,7 @@ def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None
         model.codec = VAECodec(_in_place(vae, model, how.vae))
     for file in how.embeddings:
         _add_embedding(model, file, how.allow_pickle)
-    if how.loras:
+    if how.loras and not how.live:
         targets = lora_targets(model)
         merge_loras(targets, [(read_lora(file, targets), weight) for file, weight in how.loras])
     return model
