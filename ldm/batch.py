@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.begun import Begun
+from ldm.codec import VAECodec
 from ldm.conditioner import Condition
 from ldm.diffusion.apg import ProjectedGuidance
 from ldm.diffusion.context import Context
@@ -19,8 +20,10 @@ from ldm.diffusion.samplers import Sampler, Step, find_sampler, sample, with_eta
 from ldm.drawing import Drawing, Inputs, slerp
 from ldm.errors import UserError
 from ldm.images import resize
+from ldm.models.damage import damaged_weight
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.model import Model
+from ldm.weights.parts import TEXT_ENCODERS
 
 Progress = Callable[[int, int, Step], None]  # moves made, moves in all, the last move
 
@@ -118,10 +121,23 @@ class Batch:
             x = step.x
             told(step)
         if not bool(x.isfinite().all()):
-            half = self._denoiser.dtype == torch.float16
-            cause = "it overflows in fp16 (use dtype bf16 or fp32), or its weights" if half else "its weights"
-            raise UserError(f"the network gave what is no number: {cause} are damaged")
+            raise UserError(f"the network gave what is no number: {self._cause(controls)}")
         return x
+
+    def _cause(self, controls: tuple[Control, ...]) -> str:
+        """Why there was no number: looked for only then."""
+        model, parts = self._model, dict[str, nn.Module]()
+        if isinstance(model.conditioner, TextConditioner):
+            towers = zip(TEXT_ENCODERS, model.conditioner.towers, strict=False)
+            parts |= {name: tower.encoder for name, tower in towers}
+        if isinstance(model.codec, VAECodec):
+            parts["vae"] = model.codec.vae
+        parts |= {f"ControlNet {k}": control.net for k, control in enumerate(controls, 1)} | {"unet": model.net}
+        found = damaged_weight(parts)
+        if found is not None:
+            return f"{model.folder}, {found} holds NaN or infinity"
+        half = self._denoiser.dtype == torch.float16
+        return "it overflows in fp16; use dtype bf16 or fp32" if half else "its inputs are too large for it"
 
     def _guided(self, how: Drawing, denoiser: Denoiser, beside: Tensor | None) -> Guided:
         """The denoiser bound to the contexts of the conditions."""

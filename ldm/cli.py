@@ -27,6 +27,7 @@ app = typer.Typer(
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="what to draw; for label models, a label")]
 MorePrompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="the same, as an option")]
 FromFile = Annotated[str | None, typer.Option("--from-file", help="a prompt per line, or JSON lines; - is stdin")]
+Preview = Annotated[Path | None, typer.Option("--preview", help="picture to rewrite at each step, as it comes")]
 Matrix = Annotated[bool, typer.Option("--matrix", help="all combinations of 'a {red|blue} car|at night', as a sheet")]
 AxisX = Annotated[str | None, typer.Option("--x", metavar="SETTING=VALUES", help="columns of a table: steps=5,10,20")]
 AxisY = Annotated[str | None, typer.Option("--y", metavar="SETTING=VALUES", help="its rows: sampler=ddim,heun")]
@@ -115,6 +116,7 @@ def generate(
     x: AxisX = None,
     y: AxisY = None,
     output: Output = Path("out.png"),
+    preview: Preview = None,
     model: ModelPlace = None,
     negative: Negative = None,
     count: Count = 1,
@@ -169,7 +171,7 @@ def generate(
     from ldm.requests import drawing_of, loading_of, pictures_of
 
     words = (*(prompts or ()), *(prompt or ())) or ("",)
-    asked = Asked(words, from_file, matrix, x, y, output, model, count, seed)
+    asked = Asked(words, from_file, matrix, x, y, output, preview, model, count, seed)
     generate_pictures(asked, loading_of(given), drawing_of(given), pictures_of(given))
 
 

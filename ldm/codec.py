@@ -13,7 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ldm.errors import UserError
 from ldm.flops import metered
+from ldm.models.damage import damaged_weight
 from ldm.models.vae import AutoencoderKL, sample_moments, split_moments
 from ldm.tiling import tiled_decode, tiled_encode
 
@@ -50,7 +52,11 @@ class Codec(Protocol):
         ...
 
     def decode(self, latents: Tensor, tiled: bool = False) -> Tensor:
-        """x0 (B, channels, h, w) to pictures (B, C, H, W) in -1..1, float32; ``tiled`` takes less memory."""
+        """x0 (B, channels, h, w) to pictures (B, C, H, W) in -1..1, float32; ``tiled`` takes less memory.
+
+        Raises:
+            UserError: what comes out is no number.
+        """
         ...
 
 
@@ -111,6 +117,10 @@ class VAECodec:
             print("the autoencoder overflows in fp16: decoding again, and from now on, in fp32", file=sys.stderr)
             self.vae.float()
             images = self._decode(latents, tiled)
+        if not bool(images.isfinite().all()):
+            cause = damaged_weight({"vae": self.vae})
+            told = f"{cause} holds NaN or infinity" if cause else "the latents are too large for it"
+            raise UserError(f"the autoencoder gave what is no number: {told}")
         return images.clamp(-1, 1)
 
     def _decode(self, latents: Tensor, tiled: bool) -> Tensor:

@@ -16,8 +16,9 @@ from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.images import check_folder, check_writable, from_pil, save_grid, save_image
 from ldm.metadata.read import read_record
-from ldm.metadata.record import Record
-from ldm.recorded import Studio, draw_again, load
+from ldm.metadata.record import Record, hash_pixels
+from ldm.recorded import draw_again, load
+from ldm.studio import Studio
 from ldm.telling import Bar, check_series, in_words
 from ldm.text_conditioner import TextConditioner
 from ldm.workpieces import PictureFiles
@@ -33,7 +34,8 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
         path: the picture.
         output: where to write the new one.
         model: in place of where the record says that the model was.
-        verify: refuse if a pixel differs.
+        verify: refuse if a pixel differs, in the file or drawn again. JPEG does not keep every pixel, so there only
+            what was drawn then is compared with what is drawn now.
 
     Raises:
         UserError: there is no record, the model or an input is not to be had, or with ``verify`` a pixel differs.
@@ -41,6 +43,8 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
     record = read_record(path)
     if record is None:
         raise UserError(f"{path} holds no record of ldm, so it cannot be drawn again; `ldm show` tells what it holds")
+    if verify:
+        _check_untouched(path, record)
     if output is not None:
         check_writable(output)
     with Bar() as bar:
@@ -55,6 +59,13 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
     if verify and not same:
         raise UserError(f"{path}: drawn again, some pixels differ{told}")
     print(f"{path}: {'identical' if same else 'drawn again, not identical'} (pixels {fresh.pixels[:10]}){told}")
+
+
+def _check_untouched(path: Path, record: Record) -> None:
+    with Image.open(path) as image:  # which read_record could
+        kept = image.format != "JPEG"
+        if kept and hash_pixels(image) != record.pixels:
+            raise UserError(f"{path}: its pixels are not those that were drawn: it was changed afterwards")
 
 
 def draw_series(

@@ -12,9 +12,10 @@ from ldm.weights.families import FAMILIES
 from ldm.weights.files import read_json
 from ldm.weights.habits import habits
 from ldm.weights.identify import count_numbers, dtypes_in, identify
-from ldm.weights.model import Own, listed_parts, read_own, resolve
+from ldm.weights.model import resolve
 from ldm.weights.modelspec import told_index
-from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, TEXT_ENCODERS, UNREAD_PARTS
+from ldm.weights.own import Own, read_own
+from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, TEXT_ENCODERS, UNREAD_PARTS, listed_parts
 from ldm.weights.pickles import FLAG, form_of
 from ldm.weights.stored import open_stored
 from ldm.weights.variants import STEMS, find_weights, variants_in

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import secrets
 import time
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from ldm.diffusion.samplers import Step
 from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.images import check_writable, save_image
@@ -19,8 +22,9 @@ from ldm.plans.job import Job, Loras, Plan, Request, groups, numbered, seeded
 from ldm.plans.lines import read_requests
 from ldm.plans.matrix import matrix
 from ldm.plans.table import table
-from ldm.recorded import Studio, load
+from ldm.recorded import load
 from ldm.sheet import labelled_sheet
+from ldm.studio import Studio
 from ldm.telling import Bar, check_series, in_words
 from ldm.weights.lora_syntax import split_tags
 from ldm.workpieces import PictureFiles
@@ -38,6 +42,7 @@ class Asked:
         matrix: draw all combinations of each prompt, as one labelled sheet.
         x, y: draw a table of settings for each prompt, as one labelled sheet; see ``ldm.plans.axes``.
         output: of the only picture or sheet; several get numbers.
+        preview: rewritten at each step with a quick look at what is being drawn.
         model: where it is; None is the one in the package.
         count: pictures per prompt.
         seed: of the first picture, the k-th has this + k; None is random.
@@ -49,6 +54,7 @@ class Asked:
     x: str | None
     y: str | None
     output: Path
+    preview: Path | None
     model: str | None
     count: int
     seed: int | None
@@ -73,10 +79,12 @@ def generate_pictures(
     check_series(first, asked.count)
     plans = [_without_tags(plan, loading.get("loras", ())) for plan in _plans(asked, first)]
     paths = _outputs(plans, asked.output)
+    if asked.preview is not None:
+        check_writable(asked.preview)
     together = Plan(tuple(job for plan in plans for job in plan.jobs))
     began = time.perf_counter()
     studio = load(asked.model, **{**loading, **_loras(together)})
-    drawn = _draw(studio, together, how, files)
+    drawn = _draw(studio, together, how, files, asked.preview)
     _write(plans, drawn, paths)
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
     print(f"{shown}: {in_words(drawn[0][1].drawing)}, seed {drawn[0][1].seed}, {time.perf_counter() - began:.1f} s")
@@ -138,14 +146,14 @@ def _outputs(plans: list[Plan], output: Path) -> list[Path]:
     return paths
 
 
-def _draw(studio: Studio, plan: Plan, how: Drawing, files: PictureFiles) -> list[Drawn]:
+def _draw(studio: Studio, plan: Plan, how: Drawing, files: PictureFiles, preview: Path | None) -> list[Drawn]:
     """Pictures in the order of the jobs; those of the same settings are drawn together."""
     drawn: dict[int, Drawn] = {}
     together = groups(plan, how, lambda asked: studio.settled(asked, files))
     live = len({group.loras for group in together}) > 1
     for group in together if live else ():
         studio.set_loras(group.loras)  # what is wrong with one is known before the first picture
-    with Bar() as bar:
+    with Bar(look=preview and functools.partial(_look, studio, preview)) as bar:
         for settled, loras, places in together:
             if live:
                 studio.set_loras(loras)
@@ -155,6 +163,12 @@ def _draw(studio: Studio, plan: Plan, how: Drawing, files: PictureFiles) -> list
     return [drawn[place] for place in range(len(plan.jobs))]
 
 
+def _look(studio: Studio, path: Path, step: Step) -> None:
+    """Write what is being drawn, as a sheet where that is several pictures."""
+    images = studio.preview.pictures(step.x0)
+    save_image(images[0] if len(images) == 1 else labelled_sheet(images, math.ceil(len(images) ** 0.5), (), ()), path)
+
+
 def _write(plans: list[Plan], drawn: list[Drawn], paths: list[Path]) -> None:
     if plans[0].labels is None:
         for (image, record), path in zip(drawn, paths, strict=True):
@@ -162,8 +176,8 @@ def _write(plans: list[Plan], drawn: list[Drawn], paths: list[Path]) -> None:
         return
     done = 0
     for plan, path in zip(plans, paths, strict=True):
-        images = [image for image, _ in drawn[done : done + len(plan.jobs)]]
+        images, first = [image for image, _ in drawn[done : done + len(plan.jobs)]], drawn[done][1]
         done += len(images)
         assert plan.labels is not None
         columns, rows, title = plan.labels.columns, plan.labels.rows, plan.labels.title
-        save_image(labelled_sheet(images, len(columns), columns, rows, title), path)
+        save_image(labelled_sheet(images, len(columns), columns, rows, title), path, like=first)

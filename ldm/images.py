@@ -85,13 +85,14 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"nothing can be written in {folder}: no permission to write in {nearest}")
 
 
-def save_image(image: Image.Image, path: Path, record: Record | None = None) -> None:
+def save_image(image: Image.Image, path: Path, record: Record | None = None, like: Record | None = None) -> None:
     """Write one picture; its format follows the name. Written beside and renamed, so never half there.
 
     Args:
         image: of mode L or RGB.
         path: where to; its folder is made.
         record: how the picture was drawn; goes into the file, for other programs too.
+        like: of a sheet, the record of its first picture, which other programs are told.
 
     Raises:
         UserError: the name's ending is no known format, the format cannot hold this picture or record, or the
@@ -101,7 +102,7 @@ def save_image(image: Image.Image, path: Path, record: Record | None = None) -> 
     if max(image.size) > _LONGEST_SIDE[format]:
         size = f"{image.width} x {image.height}"
         raise UserError(f"{path} cannot be written: {format} holds {_LONGEST_SIDE[format]} pixels a side, not {size}")
-    options = save_options(format, record)
+    options = save_options(format, record, like)
     with disk_trouble(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda place: image.save(place, format=format, **options))

@@ -1,4 +1,4 @@
-"""Drawing with a record of every picture, and drawing again from one.
+"""Opening a model to draw with, and drawing a picture again from its record.
 
 A picture that was drawn in a batch is drawn again in that batch: its companions are in its record, because the sums of
 another batch are rounded in another order. On a CPU in float32 every picture is drawn by itself, so it has none.
@@ -6,241 +6,22 @@ another batch are rounded in another order. On a CPU in float32 every picture is
 
 from __future__ import annotations
 
-import functools
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-import torch
 from PIL import Image
 
 from ldm import accel
-from ldm.batch import Progress, moves
-from ldm.conditioner import Condition
+from ldm.batch import Progress
 from ldm.drawing import Drawing
 from ldm.errors import UserError
-from ldm.flops import Meter
-from ldm.images import to_pil
-from ldm.metadata.record import Cost, InputFile, ModelUsed, Record, hash_pixels, installed_versions
-from ldm.pipeline import Pipeline, check_request
-from ldm.text_conditioner import TextConditioner
-from ldm.weights.fingerprint import fingerprint, fingerprints
-from ldm.weights.lora_files import read_lora
-from ldm.weights.lora_live import LiveLoras
-from ldm.weights.model import Model
-from ldm.weights.opening import Loading, lora_targets, open_model
-from ldm.workpieces import PictureFiles, prepare
+from ldm.metadata.record import Record
+from ldm.studio import Studio, of_weights
+from ldm.weights.fingerprint import fingerprints
+from ldm.weights.opening import Loading, open_model
+from ldm.workpieces import PictureFiles
 
 EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
-
-
-class Studio(Pipeline):
-    """A pipeline that knows where its model came from, so that its pictures can be drawn again.
-
-    Attributes:
-        place: where the model was read from; None is the one in the package.
-        loading: the arguments of ``ldm.load`` that are not its defaults.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        device: torch.device,
-        dtype: torch.dtype,
-        place: str | None = None,
-        loading: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(model, device, dtype)
-        self.place, self.loading = place, dict(loading)
-        self._meter = Meter()
-        self._live: LiveLoras | None = None
-
-    def __call__(
-        self,
-        prompt: Condition | Sequence[Condition],
-        *,
-        seed: int = 0,
-        pictures: Mapping[str, Any] = MappingProxyType({}),
-        **options: object,
-    ) -> list[Image.Image]:
-        """Draw one picture per prompt: PIL images; the k-th has seed ``seed`` + k.
-
-        Each has its record as ``image.info["record"]``; ``ldm.images.save_image`` writes it into the file.
-
-        Args:
-            prompt: a prompt or label, or several.
-            seed: of the first picture.
-            pictures: files to begin from or to follow: fields of ``ldm.workpieces.PictureFiles``.
-            **options: fields of ``ldm.drawing.Drawing``.
-
-        Raises:
-            UserError: anything the user can mend.
-        """
-        conditions = [prompt] if prompt is None or isinstance(prompt, str | int) else list(prompt)
-        seeds = [seed + k for k in range(len(conditions))]
-        drawn = self.draw(conditions, seeds, Drawing.checked(options), PictureFiles.checked(pictures))
-        for image, record in drawn:
-            image.info["record"] = record
-        return [image for image, _ in drawn]
-
-    def set_loras(self, loras: Sequence[tuple[str | Path, float]]) -> None:
-        """Let these LoRAs, and no others, change the pictures from now on.
-
-        Args:
-            loras: files and weights: 1 is as trained, 0 nothing, below 0 the opposite. A file that is named twice has
-                the sum.
-
-        Raises:
-            UserError: the model was not loaded with ``live=True``, or a LoRA cannot be read or is for another model.
-                The LoRAs are as before then.
-        """
-        wanted = Loading.checked({"loras": tuple(loras)}).loras
-        if not self.loading.get("live"):
-            raise UserError("LoRAs were merged into this model, if any; ldm.load(..., live=True) lets them be changed")
-        targets = lora_targets(self.model)
-        live = self._live = self._live or LiveLoras(targets)
-        weights: dict[str, float] = {}
-        for file, weight in wanted:
-            weights[str(file)] = weights.get(str(file), 0.0) + weight
-        before = dict(live.weights)
-        try:
-            for file in [file for file in weights if file not in before]:
-                live.add(replace(read_lora(Path(file), targets), name=file), 0.0)
-        finally:
-            live.set_weights(before)
-        live.set_weights(weights)
-        if isinstance(self.model.conditioner, TextConditioner):
-            self.model.conditioner.forget()
-        self.loading["loras"] = wanted
-        self.__dict__.pop("_put_in", None)
-
-    def settled(self, how: Drawing, files: PictureFiles) -> Drawing:
-        """The settings that ``draw`` will come to.
-
-        Raises:
-            UserError: they do not fit the model or the files.
-        """
-        work = prepare(files, self.model, how)
-        return self.settle(work.how, work.inputs)
-
-    def draw(
-        self,
-        conditions: Sequence[Condition],
-        seeds: Sequence[int],
-        how: Drawing,
-        files: PictureFiles = PictureFiles(),  # noqa: B008  frozen, so it can be shared
-        progress: Callable[[int], Progress] | None = None,
-    ) -> list[tuple[Image.Image, Record]]:
-        """Pictures and their records.
-
-        Args:
-            conditions: one prompt, label or None per picture.
-            seeds: one per picture.
-            how: to draw.
-            files: pictures to begin from or to follow.
-            progress: is told how many moves there will be, and gives what is called after each.
-
-        Raises:
-            UserError: anything the user can mend.
-        """
-        check_request(conditions, seeds)
-        work = prepare(files, self.model, how)
-        settled = self.settle(work.how, work.inputs)
-        batches = self.batches(conditions, settled)
-        told = progress and progress(len(batches) * moves(settled, work.inputs, self.model))
-        asked = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}
-        found: dict[int, tuple[Image.Image, Record]] = {}
-        for batch in batches:
-            began = time.perf_counter()
-            with self._meter.running():
-                drawn = self.generate(
-                    [conditions[i] for i in batch],
-                    [seeds[i] for i in batch],
-                    inputs=work.inputs,
-                    progress=told,
-                    **settled.model_dump(),
-                )
-            images = [work.finish(image) for image in to_pil(drawn)]
-            cost = self._cost(time.perf_counter() - began, len(batch))
-            company = [[conditions[i], seeds[i]] for i in batch] if len(batch) > 1 else []
-            for place, (i, image) in enumerate(zip(batch, images, strict=True)):
-                drawing = {**asked, **({"batch": company, "place_in_batch": place} if company else {})}
-                found[i] = image, self._record(conditions[i], seeds[i], drawing, files, image, cost)
-        return [found[i] for i in range(len(conditions))]
-
-    def _cost(self, seconds: float, pictures: int) -> Cost:
-        """One picture's share of a batch. torch's counter does not see what xformers does."""
-        flops = None if self.loading.get("attention") == "xformers" else self._meter.flops // pictures
-        return Cost(seconds=seconds / pictures, peak_memory=_peak_memory(self.device), flops=flops)
-
-    @functools.cached_property
-    def fingerprint(self) -> str | None:
-        """What tells the model from others."""
-        return fingerprint(self.model.folder) if self.model.folder else None
-
-    @functools.cached_property
-    def _put_in(self) -> dict[str, InputFile]:
-        """What was put into the model."""
-        return fingerprints(_of_weights(self.loading).files())
-
-    def _record(
-        self,
-        condition: Condition,
-        seed: int,
-        drawing: dict[str, Any],
-        files: PictureFiles,
-        image: Image.Image,
-        cost: Cost,
-    ) -> Record:
-        rest = {key: value for key, value in drawing.items() if key != "negative"}
-        known = {"device": str(self.device), "dtype": str(self.denoiser.dtype).removeprefix("torch.")}
-        return Record.checked(
-            {
-                "prompt": condition,
-                "negative": drawing["negative"],
-                "seed": seed,
-                "drawing": rest,
-                "inputs": {**files.named(), **self._put_in},
-                "model": ModelUsed(
-                    name=(self.model.folder or Path("model")).stem,
-                    source=self.place or "",
-                    hash=self.fingerprint,
-                ),
-                "loading": {**_plain(self.loading), **known, "threads": torch.get_num_threads()},
-                "versions": installed_versions(),
-                "pixels": hash_pixels(image),
-                "cost": cost,
-            }
-        )
-
-
-def _of_weights(loading: Mapping[str, Any]) -> Loading:
-    return Loading.checked({key: value for key, value in loading.items() if key in Loading.model_fields})
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: paths as text, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _peak_memory(device: torch.device) -> float | None:
-    """The most memory in use so far, in MiB: allocated on a GPU, resident otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if platform.system() == "Windows":
-        return None
-    import resource  # which Windows lacks
-
-    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def load(
@@ -297,12 +78,13 @@ def draw_again(
     company = drawing.pop("batch", None) or [[record.prompt, record.seed]]
     place = drawing.pop("place_in_batch", 0)
     loading = {key: value for key, value in record.loading.items() if key != "threads"}
-    found = {**files.named(), **fingerprints(_of_weights(loading).files())}
+    how = of_weights(loading)
+    found = {**files.named(), **fingerprints(how.files(), how.variant, how.allow_pickle)}
     for name, file in record.inputs.items():
         if name not in found or found[name].sha256 != file.sha256:
             raise UserError(f"{name} ({file.name}) is not the file that the picture was drawn from")
     studio = load(model or record.model.source or None, **loading)
     if record.model.hash is not None and studio.fingerprint != record.model.hash:
         raise UserError(f"{studio.place or 'the model in ldm'} is not {record.model.name}, which drew the picture")
-    how = Drawing.checked({**drawing, "negative": record.negative})
-    return studio.draw([c for c, _ in company], [s for _, s in company], how, files, progress)[place]
+    drawn = Drawing.checked({**drawing, "negative": record.negative})
+    return studio.draw([c for c, _ in company], [s for _, s in company], drawn, files, progress)[place]

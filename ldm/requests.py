@@ -75,7 +75,8 @@ def loading_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 def pictures_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of ``ldm.workpieces.PictureFiles``."""
     found = {key: flags[key] for key in _PICTURES}
-    return {**found, "controls": tuple(parse_control(text) for text in flags["controls"] or ())}
+    pickles = {"allow_pickle": flags["allow_pickle"]}
+    return {**found, "controls": tuple({**parse_control(text), **pickles} for text in flags["controls"] or ())}
 
 
 def parse_control(text: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -13,10 +13,11 @@ from ldm.errors import UserError
 
 
 class Bar:
-    """A progress bar that counts moves of the sampler, for ``Studio.draw``."""
+    """A progress bar that counts moves of the sampler, for ``Studio.draw``; ``look`` is shown each of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[Step], object] | None = None) -> None:
         self._bar: Any = None
+        self._look = look
 
     def __enter__(self) -> Bar:
         return self
@@ -31,6 +32,8 @@ class Bar:
 
         def moved(done: int, steps: int, step: Step) -> None:
             self._bar.update()
+            if self._look is not None:
+                self._look(step)
 
         return moved
 

@@ -84,8 +84,10 @@ class PictureFiles(Settings):
         found = {"init": self.init, "mask": self.mask}
         found |= {f"hint {i + 1}": control.hint for i, control in enumerate(self.controls)}
         pictures = {name: input_file(path) for name, path in found.items() if path is not None}
-        nets = {f"control {i + 1}": Path(control.net) for i, control in enumerate(self.controls)}
-        return pictures | fingerprints({name: path for name, path in nets.items() if path.exists()})
+        for i, control in enumerate(self.controls):
+            if control.net.exists():  # else a name on the hub
+                pictures |= fingerprints({f"control {i + 1}": control.net}, allow_pickle=control.allow_pickle)
+        return pictures
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ and at damage anywhere in a file.
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from generate_lab import pixels, run
-from hand_made_png import png, png_chunk
+from hand_made_png import png
 from PIL import Image
 from tiny_families import FAMILIES, Folders
 from tiny_models import written
@@ -179,14 +178,9 @@ def cut(path: Path, share: float, **options: object) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
-def animated(path: Path) -> None:
-    chunks = [png_chunk(b"acTL", struct.pack(">II", 2, 0))]
-    path.write_bytes(png((1, 1, 8, 0), b"\0\0", *chunks))
-
-
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {  # how a file is written, and what is said of it
     "cut.png": (lambda path: cut(path, 0.5), "cut off"),
-    "cut_early.png": (lambda path: cut(path, 0.001), "no picture"),
+    "cut_early.png": (lambda path: cut(path, 0.001), "cut off"),
     "cut.jpg": (lambda path: cut(path, 0.5), "cut off"),
     "cut.webp": (lambda path: cut(path, 0.5, lossless=True), "damaged"),
     "cut.gif": (lambda path: cut(path, 0.5), "cut off"),
@@ -228,19 +222,14 @@ def test_show_and_replay_name_it_or_tell_what_its_header_says(name: str) -> None
     code, said = run("show", name)
     assert code == 0 or (code, name in said, said.count("\n")) == (2, True, 1)
     assert name in refused("replay", name)
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-        assert Path(name).read_bytes() is not None
 
 
-@pytest.mark.parametrize("name", ["cut.png", "cut.webp", "cut.jpg"])
+@pytest.mark.parametrize("name", ["cut.png", "cut.webp"])
 def test_a_picture_of_ours_that_was_cut_off(name: str) -> None:
-    """Its record is whole, so it is drawn again; what is left of its pixels proves nothing."""
+    """Its record may be whole; what is left of its pixels proves nothing."""
     assert run("generate", "two", *FLAGS, "-o", name) == (0, "")
-    data = Path(name).read_bytes()
-    Path(name).write_bytes(data[:-20])
-    code, said = run("replay", name, "--verify")
-    assert code == 2
-    assert name in said
+    Path(name).write_bytes(Path(name).read_bytes()[:-20])
+    assert name in refused("replay", name, "--verify")
 
 
 def test_an_empty_mask_and_one_of_another_size() -> None:

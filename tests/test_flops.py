@@ -15,7 +15,7 @@ from ldm.flops import count_flops
 from ldm.images import to_pil
 from ldm.models.attention import Attention
 from ldm.pipeline import Pipeline
-from ldm.recorded import Studio
+from ldm.studio import Studio
 
 
 def call(model: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:

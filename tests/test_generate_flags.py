@@ -33,7 +33,7 @@ from ldm.codec import PixelCodec
 from ldm.conditioner import NoConditioner
 from ldm.diffusion.settings import ProcessConfig
 from ldm.models.toy import ToyUNet, ToyUNetConfig
-from ldm.recorded import Studio
+from ldm.studio import Studio
 from ldm.weights.model import Model, save_model
 
 COMMIT = 40 * "b"

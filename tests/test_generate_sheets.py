@@ -19,7 +19,7 @@ from tiny_families import FAMILIES
 from tiny_models import written
 
 import ldm
-from ldm.recorded import Studio
+from ldm.studio import Studio
 from ldm.weights.model import save_model
 
 FLAGS = ["-m", "sd1", "--dtype", "fp32", "--seed", "5"]

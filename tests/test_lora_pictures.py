@@ -50,7 +50,7 @@ def theirs_of(folder: Path) -> Any:
     return pipe
 
 
-def load(folders: Folders, family: str = "sd1", dtype: str = "fp32", **weights: Any) -> ldm.recorded.Studio:
+def load(folders: Folders, family: str = "sd1", dtype: str = "fp32", **weights: Any) -> ldm.studio.Studio:
     return ldm.load(folders.folder(family), device="cpu", dtype=dtype, **weights)
 
 

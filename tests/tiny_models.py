@@ -15,7 +15,7 @@ from ldm.conditioner import LabelConditioner, NoConditioner
 from ldm.diffusion.settings import ProcessConfig
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig
-from ldm.recorded import Studio
+from ldm.studio import Studio
 from ldm.text_conditioner import TextConditioner, Tower
 from ldm.training.clip_task import learn_tokenizer
 from ldm.weights.model import Model, save_model

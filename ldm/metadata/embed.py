@@ -36,25 +36,27 @@ _ENCODING: dict[str, dict[str, Any]] = {
 }
 
 
-def save_options(format: str, record: Record | None = None) -> dict[str, Any]:
+def save_options(format: str, record: Record | None = None, like: Record | None = None) -> dict[str, Any]:
     """What ``PIL.Image.save`` is to be given besides file and format.
 
     Args:
         format: ``PNG``, ``JPEG`` or ``WEBP``.
         record: written along when it is given.
+        like: in its place, what other programs are told; a sheet cannot be drawn again from the record of a part.
 
     Raises:
         UserError: the record is too long for such a file.
     """
     encoding = dict(_ENCODING[format])
-    if record is None:
+    told = record or like
+    if told is None:
         return encoding
-    stored = record.to_json().encode("ascii")
-    if len(stored) > MAX_RECORD:
+    stored = None if record is None else record.to_json().encode("ascii")
+    if stored is not None and len(stored) > MAX_RECORD:
         raise UserError(f"the record of this picture has {len(stored):,} bytes, and at most {MAX_RECORD:,} are stored")
     if format == "PNG":
-        return {**encoding, "pnginfo": _chunks(record, stored)}
-    exif = _exif(record, stored)
+        return {**encoding, "pnginfo": _chunks(told, stored)}
+    exif = _exif(told, stored)
     if format == "JPEG" and len(exif) > _MAX_JPEG_EXIF:
         raise UserError(
             f"prompt and settings of this picture have {len(exif):,} bytes, and a JPEG holds {_MAX_JPEG_EXIF:,}: "
@@ -63,16 +65,18 @@ def save_options(format: str, record: Record | None = None) -> dict[str, Any]:
     return {**encoding, "exif": exif}
 
 
-def _chunks(record: Record, stored: bytes) -> PngInfo:
+def _chunks(told: Record, stored: bytes | None) -> PngInfo:
     chunks = PngInfo()
-    chunks.add_text(PARAMETERS_CHUNK, parameters_text(record))  # iTXt where Latin-1 does not suffice
-    chunks.add_text(RECORD_CHUNK, stored, zip=True)
+    chunks.add_text(PARAMETERS_CHUNK, parameters_text(told))  # iTXt where Latin-1 does not suffice
+    if stored is not None:
+        chunks.add_text(RECORD_CHUNK, stored, zip=True)
     return chunks
 
 
-def _exif(record: Record, stored: bytes) -> bytes:
+def _exif(told: Record, stored: bytes | None) -> bytes:
     exif = Image.Exif()
     tags = exif.get_ifd(EXIF_IFD)
-    tags[USER_COMMENT] = UNICODE + parameters_text(record).encode("utf-16-be")
-    tags[MAKER_NOTE] = OURS + zlib.compress(stored, 9)
+    tags[USER_COMMENT] = UNICODE + parameters_text(told).encode("utf-16-be")
+    if stored is not None:
+        tags[MAKER_NOTE] = OURS + zlib.compress(stored, 9)
     return exif.tobytes()

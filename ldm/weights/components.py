@@ -123,7 +123,8 @@ def build_empty(config: dict[str, Any], path: Path) -> nn.Module:
     except ValidationError as error:
         faults = [(item, ".".join(map(str, item["loc"])), []) for item in error.errors()]
         raise UserError(f"{path}: {'; '.join(explain_all(faults))}") from error
-    except (ValueError, TypeError, IndexError, AttributeError) as error:  # a value of the wrong kind: a word for a list
+    # a value of the wrong kind: a word for a list, or a width beyond all memory
+    except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
 
 

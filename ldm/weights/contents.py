@@ -25,7 +25,7 @@ from ldm.weights.model import Model, index_of
 from ldm.weights.modelspec import told_configs
 from ldm.weights.opening import Loading, open_model, predicted
 from ldm.weights.papers import Papers, read_papers
-from ldm.weights.parts import CONFIG, INDEX, TEXT_ENCODERS, TOWER_SUFFIXES
+from ldm.weights.parts import CONFIG, INDEX, TEXT_ENCODERS, TOWER_SUFFIXES, is_part
 from ldm.weights.single_file import build_part, read_single_file
 from ldm.weights.variants import read_weights, weights_name
 
@@ -229,7 +229,7 @@ def _index(model: Model, papers: Papers, parts: Mapping[str, Part]) -> dict[str,
     made = index_of(model, parts["scheduler"].config["_class_name"])
     if papers.index is None:
         return made
-    kept = {name: value for name, value in papers.index.items() if not _is_part(value) or _is_part(made.get(name))}
+    kept = {name: value for name, value in papers.index.items() if not is_part(value) or is_part(made.get(name))}
     lost = {name: [None, None] for name in papers.index if name not in kept}
     checker = {"requires_safety_checker": False} if "safety_checker" in lost else {}
     return {**made, **kept, **lost, **checker}
@@ -237,11 +237,7 @@ def _index(model: Model, papers: Papers, parts: Mapping[str, Part]) -> dict[str,
 
 def _lost(papers: Papers, parts: Mapping[str, Part], index: Mapping[str, Any]) -> list[str]:
     """Parts that nothing draws with, and tensors that a part has no use for, such as a projection."""
-    lost = [name for name, value in (papers.index or {}).items() if _is_part(value) and not _is_part(index.get(name))]
+    lost = [name for name, value in (papers.index or {}).items() if is_part(value) and not is_part(index.get(name))]
     for part, names in papers.names.items():
         lost += [name for key, name in names.items() if key not in parts[part].tensors]
     return lost
-
-
-def _is_part(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and value[0] is not None

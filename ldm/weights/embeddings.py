@@ -99,7 +99,7 @@ def _checked(path: Path, value: Any) -> Tensor:
     vectors = value.detach()[None] if value.ndim == 1 else value.detach()
     if vectors.ndim != 2 or not vectors.numel():
         raise UserError(f"{path} should hold vectors (n, D), found the shape {tuple(value.shape)}")
-    if not vectors.isfinite().all():
+    if not vectors.float().isfinite().all():
         raise UserError(f"{path} holds NaN or infinity")
     return vectors
 

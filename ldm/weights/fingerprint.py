@@ -10,18 +10,25 @@ from pathlib import Path
 
 from ldm.metadata.record import InputFile
 from ldm.publishing import write_whole
+from ldm.weights.variants import STEMS, find_weights
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ldm" / "hashes.json"
 
 
-def fingerprint(place: Path) -> str | None:
-    """SHA-256 of a single file, or of the weights of a folder or of its U-Net; None where those are several files.
+def fingerprint(place: Path, variant: str | None = None, allow_pickle: bool = False) -> str:
+    """SHA-256 of a single file, or of the weights of a folder's U-Net or of the folder itself.
 
-    Hashing gigabytes takes seconds, so hashes are remembered in the user's cache, by path, size and time of change.
+    Of several files it is that of their hashes. Hashing gigabytes takes seconds, so hashes are remembered in the
+    user's cache, by path, size and time of change.
     """
-    path = place if place.is_file() else _weights(place / "unet") or _weights(place)
-    if path is None:
-        return None
+    if place.is_file():
+        return _hash(place)
+    folder = place / "unet" if (place / "unet").is_dir() else place
+    digests = [_hash(path) for path in find_weights(folder, STEMS[0], variant, allow_pickle)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode("ascii")).hexdigest()
+
+
+def _hash(path: Path) -> str:
     status = path.stat()
     key = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
     known = _read()
@@ -32,15 +39,12 @@ def fingerprint(place: Path) -> str | None:
     return known[key]
 
 
-def fingerprints(files: Mapping[str, Path]) -> dict[str, InputFile]:
-    """Name and hash of every file or folder of weights that has one hash."""
-    found = {name: (path, fingerprint(path)) for name, path in files.items()}
-    return {name: InputFile(name=str(path), sha256=digest) for name, (path, digest) in found.items() if digest}
-
-
-def _weights(folder: Path) -> Path | None:
-    found = sorted(folder.glob("*.safetensors"))
-    return found[0] if len(found) == 1 else None
+def fingerprints(
+    files: Mapping[str, Path], variant: str | None = None, allow_pickle: bool = False
+) -> dict[str, InputFile]:
+    """Name and hash of every file or folder of weights."""
+    hashes = {name: fingerprint(path, variant, allow_pickle) for name, path in files.items()}
+    return {name: InputFile(name=str(path), sha256=hashes[name]) for name, path in files.items()}
 
 
 def _read() -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ldm.errors import UserError
 from ldm.weights.files import read_json
-from ldm.weights.parts import CONFIG, DRAWING_PARTS, INDEX, TEXT_ENCODERS
+from ldm.weights.parts import CONFIG, DRAWING_PARTS, INDEX, TEXT_ENCODERS, listed_parts
 from ldm.weights.variants import STEMS, index_name, instead, variants_in, weights_name
 
 _WEIGHTY = ("unet", "vae", *TEXT_ENCODERS)
@@ -123,9 +123,8 @@ def _check_parts(folder: Path, names: Sequence[str], repo: str) -> None:
     """Refuse a folder of the cache that lacks parts which its index lists."""
     if INDEX not in names:
         return
-    index = read_json(folder / INDEX)
-    listed = [part for part in DRAWING_PARTS if isinstance(index.get(part), list) and index[part][0] is not None]
-    lost = [part for part in listed if not any(name.startswith(f"{part}/") for name in names)]
+    listed = listed_parts(read_json(folder / INDEX))
+    lost = [part for part in DRAWING_PARTS if part in listed and not any(name.startswith(f"{part}/") for name in names)]
     if lost:
         raise UserError(f"{repo} is in the cache ({folder}) without its {', '.join(lost)}: fetch it once online")
 

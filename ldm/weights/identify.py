@@ -12,6 +12,7 @@ from ldm.errors import UserError
 from ldm.weights.files import read_json
 from ldm.weights.modelspec import told_configs
 from ldm.weights.outline import EMA, Outline, naming_of_controlnet, outline_of
+from ldm.weights.parts import CONFIG, INDEX, listed_parts
 from ldm.weights.stored import Shapes, Stored, open_stored
 from ldm.weights.variants import STEMS, variants_in
 
@@ -155,16 +156,16 @@ def _steering(shapes: Shapes) -> Told | None:
 
 
 def _folder(folder: Path) -> Told:
-    if (folder / "model_index.json").is_file():
-        index = read_json(folder / "model_index.json")
-        parts = [name for name, value in index.items() if isinstance(value, list) and value and value[0] is not None]
+    if (folder / INDEX).is_file():
+        index = read_json(folder / INDEX)
+        parts = sorted(listed_parts(index))
         told = {"kind": str(index.get("_class_name")), "form": "folder in the layout of diffusers"}
         return {**told, "parts": ", ".join(parts), "variants": _variants(folder / part for part in parts)}
-    if (folder / "config.json").is_file():
-        config = read_json(folder / "config.json")
+    if (folder / CONFIG).is_file():
+        config = read_json(folder / CONFIG)
         kind = config.get("_class_name") or ", ".join(config.get("architectures") or ["of no stated class"])
         return {"kind": str(kind), "form": "folder of one part", "variants": _variants([folder])}
-    raise UserError(f"{folder} is no folder of a model: it has neither model_index.json nor config.json")
+    raise UserError(f"{folder} is no folder of a model: it has neither {INDEX} nor {CONFIG}")
 
 
 def _variants(folders: Iterable[Path]) -> str:

@@ -94,7 +94,7 @@ def _by_layer(path: Path, tensors: Mapping[str, Tensor]) -> list[_Parts]:
         parts = found.setdefault((key.target, key.layer), _Parts(key))
         if key.part in parts.tensors:
             raise UserError(f"{path} says twice what {key.part} of {key.target}.{key.layer} is; once in {name}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
             kind = "NaN or infinity" if tensor.is_floating_point() else str(tensor.dtype)
             raise UserError(f"{path}: {name} should hold real numbers, found {kind}")
         parts.tensors[key.part] = tensor

@@ -7,40 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import nn
 
 from ldm.codec import Codec, PixelCodec, VAECodec
 from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner
-from ldm.diffusion.samplers import find_sampler
 from ldm.diffusion.settings import ProcessConfig
 from ldm.errors import UserError
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL
 from ldm.publishing import disk_trouble, replacing
-from ldm.schema import Settings
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.components import AS_THEY_ARE, Reading, load_module, load_tower, save_module, save_tower
 from ldm.weights.files import read_json, write_json
 from ldm.weights.habits import habits
-from ldm.weights.parts import CONFIG, INDEX, PARTS, TOWER_SUFFIXES, UNREAD_PARTS
-
-
-class Defaults(Settings):
-    """How the model likes to be drawn with."""
-
-    sampler: str | None = None
-    steps: int | None = Field(default=None, ge=1)
-    guidance: float | None = None
-
-
-class Own(Settings):
-    """What ``model_index.json`` says under ``_ldm``."""
-
-    defaults: Defaults = Defaults()
-    provenance: dict[str, Any] = Field(default_factory=dict)
-    size: tuple[PositiveInt, PositiveInt] | None = None
+from ldm.weights.own import read_own
+from ldm.weights.parts import CONFIG, INDEX, PARTS, TOWER_SUFFIXES, UNREAD_PARTS, listed_parts
 
 
 @dataclass
@@ -230,31 +212,6 @@ def assemble(
         defaults=habits(scheduler, towers),
         folder=place,
     )
-
-
-def listed_parts(index: dict[str, Any]) -> set[str]:
-    """The parts in an index; ``[null, null]`` is none, and names with an underscore are remarks."""
-    return {
-        name
-        for name, value in index.items()
-        if not name.startswith("_") and isinstance(value, list) and value and value[0] is not None
-    }
-
-
-def read_own(index: dict[str, Any], path: Path) -> Own:
-    """What an index, read from ``path``, says under ``_ldm``.
-
-    Raises:
-        UserError: it says what it may not.
-    """
-    found = index.get("_ldm", {})
-    try:
-        own = Own.checked(found if isinstance(found, dict) else {"_ldm": found})
-        if own.defaults.sampler is not None:
-            find_sampler(own.defaults.sampler)
-    except UserError as error:
-        raise UserError(f"{path}: _ldm: {error}") from error
-    return own
 
 
 def _check_fit(place: Path, config: UNetConfig | ToyUNetConfig, codec: Codec, conditioner: Conditioner) -> None:

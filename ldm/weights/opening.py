@@ -39,7 +39,7 @@ class Loading(Settings):
         prediction: ``epsilon`` or ``v``, where a single file does not tell.
         allow_pickle: also read pickles, by torch's restricted reader.
         loras: files and weights.
-        live: the LoRAs stay beside the weights, where ``ldm.recorded.Studio.set_loras`` changes them, rather than being
+        live: the LoRAs stay beside the weights, where ``ldm.studio.Studio.set_loras`` changes them, rather than being
             merged. Each changed layer then costs more, and on a CPU the fast path of bf16 is off.
         embeddings: files of textual inversion.
     """
@@ -56,7 +56,9 @@ class Loading(Settings):
 
     def files(self) -> dict[str, Path]:
         """What is put into the model, by its part."""
-        found = {} if self.vae is None else {"vae": self.vae}
+        found = {}
+        if self.vae is not None:
+            found["vae"] = self.vae / "vae" if (self.vae / "vae").is_dir() else self.vae
         found |= {f"lora {k}": file for k, (file, _) in enumerate(self.loras, 1)}
         return found | {f"embedding {k}": file for k, file in enumerate(self.embeddings, 1)}
 
@@ -167,7 +169,7 @@ def _vae(build: Callable[[str], nn.Module]) -> AutoencoderKL:
 
 def _scaled(vae: AutoencoderKL, found: SingleFile) -> AutoencoderKL:
     """Another autoencoder with the scale of the model in a file."""
-    scale = found.parts["vae"].config["scaling_factor"] if "vae" in found.parts else None
+    scale = found.parts["vae"].config.get("scaling_factor") if "vae" in found.parts else None
     if scale is None and found.family is not None:
         scale = found.family.scaling_factor
     if scale is not None:

@@ -17,10 +17,9 @@ from ldm.errors import UserError
 from ldm.weights.clip_vocabulary import END, clip_tokenizer
 from ldm.weights.components import load_tokenizer
 from ldm.weights.files import read_json
-from ldm.weights.model import listed_parts
 from ldm.weights.modelspec import VOCABULARY_FILES, told_configs, told_index, told_tokenizers
 from ldm.weights.outline import outline_of
-from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, TOKENIZERS
+from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, TOKENIZERS, listed_parts
 from ldm.weights.stored import open_stored
 
 _NO_TOKEN = "!"  # token 0, with which OpenCLIP fills its windows
