@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-Call = tuple[object, str, tuple[tuple[str, tuple[int, ...]], ...]]  # network, method, shapes of its inputs
+Call = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a method, and the shapes of its inputs
 
 
 def count_flops(build: Callable[[], nn.Module], call: Callable[..., Any], inputs: Sequence[Tensor]) -> int:
@@ -37,57 +38,58 @@ class Meter:
 
     def __init__(self) -> None:
         self.flops = 0
-        self._known: dict[Call, float] = {}  # operations of one row of the batch
+        self._known: WeakKeyDictionary[nn.Module, dict[Call, float]] = WeakKeyDictionary()  # of one row of a batch
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count from 0 what is ``metered`` within."""
         self.flops = 0
-        token = _meter.set(self)
+        token = _running.set(self)
         try:
             yield
         finally:
-            _meter.reset(token)
+            _running.reset(token)
 
     @contextmanager
-    def _counted(self, call: Call, rows: int) -> Iterator[None]:
-        if call not in self._known and getattr(call[0], "_compiled_call_impl", None) is not None:
-            self._known[call] = _uncalled(call)  # a counter would make torch.compile give up on it for good
-        if call in self._known:
+    def counted(self, network: nn.Module, call: Call, rows: int) -> Iterator[None]:
+        """Around a call for so many rows of a batch."""
+        known = self._known.setdefault(network, {})
+        if call not in known and network._compiled_call_impl is not None:
+            known[call] = _uncalled(network, call)  # a counter would make torch.compile give up on it for good
+        if call in known:
             yield
         else:
             with FlopCounterMode(display=False, custom_mapping=_of_cpus()) as counter:
                 yield
-            self._known[call] = counter.get_total_flops() / rows
-        self.flops += round(rows * self._known[call])
+            known[call] = counter.get_total_flops() / rows
+        self.flops += round(rows * known[call])
 
 
-def _uncalled(call: Call) -> int:
-    """The operations of a call with one row."""
-    network, method, shapes = call
+_running: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered(network: Any, method: str = "forward", /, **inputs: Tensor) -> Iterator[None]:
+    """Around a call of a network with these inputs, each (B, ...): counted, where a meter runs."""
+    meter = _running.get()
+    if meter is None:
+        yield
+        return
+    shapes = tuple((name, tuple(value.shape[1:])) for name, value in inputs.items())
+    with meter.counted(network, (method, shapes), len(next(iter(inputs.values())))):
+        yield
+
+
+def _uncalled(network: nn.Module, call: Call) -> int:
+    """The operations of a call with one row, of a plain network of the same shape."""
+    method, shapes = call
     names = [name for name, _ in shapes]
 
     def again(model: nn.Module, *inputs: Tensor) -> None:
         getattr(model, method)(**dict(zip(names, inputs, strict=True)))
 
-    assert isinstance(network, nn.Module)
     inputs = [torch.empty(1, *shape, device="meta") for _, shape in shapes]
     return count_flops(lambda: type(network)(network.config), again, inputs)
-
-
-_meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
-
-
-@contextmanager
-def metered(network: object, method: str = "forward", /, **inputs: Tensor) -> Iterator[None]:
-    """Around a call of a network with these inputs, each (B, ...): counted, where a meter runs."""
-    meter = _meter.get()
-    if meter is None:
-        yield
-        return
-    shapes = tuple((name, tuple(value.shape[1:])) for name, value in inputs.items())
-    with meter._counted((network, method, shapes), len(next(iter(inputs.values())))):
-        yield
 
 
 def _of_cpus() -> dict[Any, Callable[..., int]]:

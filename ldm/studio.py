@@ -160,6 +160,7 @@ class Studio(Pipeline):
         batches = self.batches(conditions, settled)
         told = progress and progress(len(batches) * moves(settled, work.inputs, self.model))
         asked = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}
+        inputs = {**files.named(), **self._put_in}
         found: dict[int, tuple[Image.Image, Record]] = {}
         for batch in batches:
             began = time.perf_counter()
@@ -176,7 +177,7 @@ class Studio(Pipeline):
             company = [[conditions[i], seeds[i]] for i in batch] if len(batch) > 1 else []
             for place, (i, image) in enumerate(zip(batch, images, strict=True)):
                 drawing = {**asked, **({"batch": company, "place_in_batch": place} if company else {})}
-                found[i] = image, self._record(conditions[i], seeds[i], drawing, files, image, cost)
+                found[i] = image, self._record(conditions[i], seeds[i], drawing, inputs, image, cost)
         return [found[i] for i in range(len(conditions))]
 
     def _cost(self, seconds: float, pictures: int) -> Cost:
@@ -201,7 +202,7 @@ class Studio(Pipeline):
         condition: Condition,
         seed: int,
         drawing: dict[str, Any],
-        files: PictureFiles,
+        inputs: dict[str, InputFile],
         image: Image.Image,
         cost: Cost,
     ) -> Record:
@@ -213,7 +214,7 @@ class Studio(Pipeline):
                 "negative": drawing["negative"],
                 "seed": seed,
                 "drawing": rest,
-                "inputs": {**files.named(), **self._put_in},
+                "inputs": inputs,
                 "model": ModelUsed(
                     name=(self.model.folder or Path("model")).stem,
                     source=self.place or "",

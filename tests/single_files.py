@@ -84,8 +84,6 @@ def announced(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     return path
 
 
-# ---- small models with real numbers ----
-
 SMALL_UNET: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
     "in_channels": 4,

@@ -1,22 +1,28 @@
-"""Models from one form into another: every tensor and every setting as it was, and nothing spoilt on the way."""
+"""Models from one form into another: every tensor and every setting as it was."""
 
 from __future__ import annotations
 
-import functools
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conversions import (
+    DTYPES,
+    PNDM,
+    change,
+    contents,
+    folder_of,
+    foreign,
+    header,
+    made_lora,
+    refused,
+    tensors_of,
+)
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_single_file import SMALL, assert_same, clip_state, full_size, part_of, with_average
-from test_training_failures import leave, small_disk  # noqa: F401
+from single_files import assert_same, clip_state, full_size, with_average
 from tiny_families import FAMILIES
 from tiny_models import vae, written
 from torch import Tensor
@@ -28,61 +34,13 @@ from ldm.weights.components import describe
 from ldm.weights.converting import convert_lora, convert_model
 from ldm.weights.families import FAMILIES as TABLE
 from ldm.weights.families import Part
-from ldm.weights.lora import Lora, LoraLayer, merge_loras
+from ldm.weights.lora import merge_loras
 from ldm.weights.lora_files import read_lora, save_lora
-from ldm.weights.lora_names import layers_of
-from ldm.weights.model import load_model, save_model
-from ldm.weights.modelspec import CONFIGS, INDEX, TOKENIZERS
+from ldm.weights.model import load_model
+from ldm.weights.modelspec import CONFIGS, TOKENIZERS
 from ldm.weights.opening import Loading, lora_targets, open_model
 from ldm.weights.papers import is_usual, read_papers, usual_tokenizer
 from ldm.weights.single_file import joined, write_single_file
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_folders: list[tempfile.TemporaryDirectory[str]] = []
-PNDM = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "skip_prk_steps": True, "beta_end": 0.012}
-PNDM |= {"beta_start": 0.00085, "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1}
-
-
-@functools.cache
-def kept() -> Path:
-    """A folder that lives as long as the tests, for what several of them copy."""
-    folder = tempfile.TemporaryDirectory()
-    _folders.append(folder)
-    return Path(folder.name)
-
-
-def folder_of(family: str, place: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """A model folder with marks of other programs, which must not get lost."""
-    made = kept() / f"{family} {dtype}"
-    if not made.exists():
-        save_model(FAMILIES[family](), made, dtype)
-        change(made / "model_index.json", _diffusers_version="0.6.0")
-        change(made / "unet" / "config.json", _name_or_path="somewhere", center_input_sample=False)
-    return Path(shutil.copytree(made, place))
-
-
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
-def contents(folder: Path) -> dict[str, Any]:
-    """What each file of a folder holds; of JSON what it says, not how it is written."""
-    found: dict[str, Any] = {}
-    for path in folder.rglob("*"):
-        if path.is_file():
-            raw = path.read_bytes()
-            found[path.relative_to(folder).as_posix()] = json.loads(raw) if path.suffix == ".json" else raw
-    return found
-
-
-def header(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return file.metadata()
-
-
-def tensors_of(folder: Path, variant: str = "") -> dict[str, dict[str, Tensor]]:
-    return {path.parent.name: load_file(path) for path in folder.glob(f"*/*{variant}.safetensors")}
-
 
 # ------------------------------------------------------------------------------- there and back
 
@@ -124,26 +82,6 @@ def test_the_model_in_the_package_draws_the_same(tmp_path: Path) -> None:
         assert getattr(after.model, field) == getattr(before.model, field), field
     pictures = [pipe("a thick seven", seed=3, steps=2)[0].tobytes() for pipe in (before, after)]
     assert pictures[0] == pictures[1]
-
-
-def foreign(kind: str, place: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """A single file without our index, for CLIP's own vocabulary."""
-    made = kept() / f"{kind} {dtype}.safetensors"
-    if not made.exists():
-        _write_foreign(kind, made, dtype)
-    return Path(shutil.copy(made, place))
-
-
-def _write_foreign(kind: str, place: Path, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    parts = {}
-    for name, config in SMALL[kind].items():
-        text = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 2}
-        parts[name] = part_of({**config, **(text if name.startswith("text") else {})})
-        parts[name].tensors = {
-            key: (value + 0.1 * torch.randn_like(value)).to(dtype) for key, value in parts[name].tensors.items()
-        }
-    write_single_file({**parts, "scheduler": Part({**PNDM, "prediction_type": "epsilon"})}, place, title="Käfer")
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("sd1", "fp32"), ("sd2", "bf16"), ("sdxl", "fp16")])
@@ -331,21 +269,6 @@ def test_another_prediction_type(form: Any, tmp_path: Path) -> None:
         assert header(target)["modelspec.prediction_type"] == "v"
 
 
-def made_lora(targets: dict[str, Any], dtype: torch.dtype = torch.float32) -> Lora:
-    generator = torch.Generator().manual_seed(5)
-
-    def noise(*shape: int) -> Tensor:
-        return (0.1 * torch.randn(shape, generator=generator)).to(dtype)
-
-    found: dict[str, dict[str, LoraLayer]] = {}
-    for target, module in targets.items():
-        for k, (name, layer) in enumerate(list(layers_of(module).items())[3::4]):
-            out, *inner = layer.weight.shape
-            ones = [1] * (len(inner) - 1)
-            found.setdefault(target, {})[name] = LoraLayer(noise(2 + k % 2, *inner), noise(out, 2 + k % 2, *ones), 1.5)
-    return Lora("style", found)
-
-
 def test_a_lora_is_merged(tmp_path: Path) -> None:
     folder = folder_of("sd1", tmp_path / "model")
     model = load_model(folder)
@@ -377,145 +300,6 @@ def test_loras_change_their_names_alone(family: str, dtype: torch.dtype, tmp_pat
             other = second.layers[target][name]
             assert (other.alpha, other.rank) == (layer.alpha, layer.rank)
             assert_same({"down": other.down, "up": other.up}, {"down": layer.down, "up": layer.up})
-
-
-# ------------------------------------------------------------------------------------- refusals
-
-
-def refused(run: Callable[[], object], place: Path, message: str) -> None:
-    """The message, and that nothing has changed in ``place``."""
-    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=message):
-        run()
-    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return folder_of("sd1", tmp_path_factory.mktemp("refusals") / "model")
-
-
-@pytest.mark.parametrize(
-    ("target", "form", "message"),
-    [
-        ("model", "diffusers", "is what is converted"),
-        ("link", "diffusers", "is what is converted"),
-        ("model/inside", "diffusers", "is inside"),
-        ("model/one.safetensors", "single-file", "is inside"),
-        ("letters", "diffusers", "holds something that is no model"),
-        ("letters/a.txt", "diffusers", "holds something that is no model"),
-        ("letters/b.safetensors", "single-file", "is there and no model"),
-        ("lora.safetensors", "single-file", "is there and no model"),
-        ("one", "single-file", "is written to a .safetensors file"),
-        ("one.ckpt", "single-file", "is written to a .safetensors file"),
-        ("one.safetensors", "diffusers", "is written to a folder"),
-        ("letters/a.txt/one.safetensors", "single-file", "cannot be written"),
-        ("letters/a.txt/one", "diffusers", "cannot be written"),
-        ("one", "onnx", "unknown form of a model 'onnx'"),
-    ],
-)
-def test_where_nothing_is_written(model: Path, target: str, form: Any, message: str) -> None:
-    place = model.parent
-    (place / "letters").mkdir(exist_ok=True)
-    (place / "letters" / "a.txt").write_text("dear")
-    (place / "letters" / "b.safetensors").write_text("dear")
-    save_file({"lora_unet_mid.lora_down.weight": torch.ones(2, 2)}, place / "lora.safetensors")
-    (place / "link").unlink(missing_ok=True)
-    (place / "link").symlink_to(model)
-    refused(lambda: convert_model(model, place / target, form), place, message)
-
-
-def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
-    outer = written("text", tmp_path / "outer")
-    inner = written("text", outer / "inner")
-    refused(lambda: convert_model(inner, outer, "diffusers"), tmp_path, "which is read, is inside")
-    file = foreign("sd1", tmp_path / "one.safetensors")
-    refused(lambda: convert_model(file, file, "single-file"), tmp_path, "is what is converted")
-    how = Loading(vae=file)
-    refused(lambda: convert_model(outer, file, "single-file", how), tmp_path, "is what is converted")
-
-
-def test_a_model_is_replaced_whole(tmp_path: Path) -> None:
-    target = written("label", tmp_path / "old")
-    convert_model(written("text", tmp_path / "new"), target, "diffusers")
-    assert contents(target) == contents(tmp_path / "new")
-    file = foreign("sd1", tmp_path / "one.safetensors")
-    convert_model(tmp_path / "new", file, "single-file")
-    assert open_model(file, Loading()).size == (32, 32)
-
-
-@pytest.mark.parametrize("share", [0.3, 0.9])
-def test_damaged_sources(share: float, tmp_path: Path) -> None:
-    folder = written("text", tmp_path / "model")
-    file = foreign("sd1", tmp_path / "one.safetensors")
-    for damaged in (file, folder / "vae" / "diffusion_pytorch_model.safetensors"):
-        content = damaged.read_bytes()
-        damaged.write_bytes(content[: int(share * len(content))])
-        source = damaged if damaged == file else folder
-        for target, form in (("out", "diffusers"), ("out.safetensors", "single-file")):
-            run = lambda source=source, target=target, form=form: convert_model(source, tmp_path / target, form)  # type: ignore[misc]  # noqa: E731
-            refused(run, tmp_path, "is damaged")
-    refused(lambda: convert_model(tmp_path / "no", tmp_path / "out", "diffusers"), tmp_path, "no such folder")
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        (TOKENIZERS, {"tokenizer": {"../../escaped.txt": "x"}}, r"\.\./\.\./escaped.txt', which is no file of a tok"),
-        (TOKENIZERS, {"../tokenizer": {"vocab.json": "x"}}, "which is no file of a tokenizer"),
-        (TOKENIZERS, {"tokenizer": {"vocab.json": 3}}, "which is no file of a tokenizer"),
-        (TOKENIZERS, {"tokenizer": {"vocab.json": "{", "tokenizer_config.json": "{}"}}, "tokenizer"),
-        (TOKENIZERS, {"tokenizer": 3}, f"{TOKENIZERS} in its header is damaged"),
-        (INDEX, [], f"{INDEX} in its header is damaged"),
-        (INDEX, {"_ldm": {"defaults": {"sampler": "dimm"}}}, "did you mean 'ddim'"),
-    ],
-)
-def test_hostile_headers(field: str, value: Any, message: str, tmp_path: Path) -> None:
-    file = foreign("sd1", tmp_path / "one.safetensors")
-    save_file(load_file(file), file, metadata={**header(file), field: json.dumps(value)})
-    refused(lambda: convert_model(file, tmp_path / "out", "diffusers"), tmp_path, message)
-
-
-@pytest.mark.parametrize("form", ["diffusers", "single-file"])
-def test_a_full_disk(form: Any, small_disk: Path, tmp_path: Path) -> None:  # noqa: F811
-    source = written("text", tmp_path / "model")
-    target = small_disk / ("old" if form == "diffusers" else "old.safetensors")
-    convert_model(source, target, form, dtype=torch.float16)
-    leave(small_disk, sum(path.stat().st_size for path in source.rglob("*.safetensors")) // 2)
-    refused(lambda: convert_model(source, target, form), small_disk, "cannot be written")
-    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", target.name]
-
-
-def test_loras_that_are_not_converted(tmp_path: Path) -> None:
-    sd1, sdxl = FAMILIES["sd1"](), FAMILIES["sdxl"]()
-    lora = tmp_path / "style.safetensors"
-    save_lora(made_lora(lora_targets(sd1)), lora)
-    other = foreign("sd1", tmp_path / "model.safetensors")
-    new = tmp_path / "new.safetensors"
-    refused(lambda: convert_lora(lora, lora, "kohya", sd1), tmp_path, "is what is converted")
-    refused(lambda: convert_lora(lora, other, "kohya", sd1), tmp_path, "is there and no LoRA")
-    refused(lambda: convert_lora(other, new, "kohya", sd1), tmp_path, "holds no LoRA")
-    refused(lambda: convert_lora(lora, new, "kohya", sdxl), tmp_path, "does not fit this model")
-
-
-@pytest.mark.parametrize(
-    ("to", "options", "message"),
-    [
-        ("onnx", {}, "unknown form 'onnx'"),
-        ("diffusers", {"dtype": "fp8"}, "unknown dtype 'fp8'"),
-        ("diffusers", {"dtype": "bf16", "half_variant": True}, "half_variant means float16, and dtype says bfloat16"),
-        ("single-file", {"half_variant": True}, "half_variant is for folders"),
-        ("diffusers", {"model": "x"}, "model says which model a LoRA is for"),
-        ("diffusers", {"ema": True}, "ema is for single files"),
-        ("diffusers", {"variant": "fp16"}, "variants there: \\(none\\)"),
-        ("diffusers", {"prediction": "x"}, "prediction should be one of epsilon, v"),
-        ("kohya", {}, "give one as model"),
-        ("peft", {"model": "x", "dtype": "fp16", "ema": False}, "^dtype: for models, and peft is a naming of LoRAs"),
-    ],
-)
-def test_flags_that_do_not_go_together(model: Path, to: str, options: dict[str, Any], message: str) -> None:
-    target = model.parent / ("out" if to == "diffusers" else "out.safetensors")
-    refused(lambda: convert_files(str(model), target, to, options), model.parent, message)
 
 
 def test_one_line_says_what_was_done(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

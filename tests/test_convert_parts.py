@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from conversions import change, contents, refused
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel  # type: ignore[attr-defined]
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_convert import change, contents, refused
-from test_single_file import SMALL, announced, assert_same, clip_state, full_size, part_of, shapes_of, with_average
+from single_files import SMALL, announced, assert_same, clip_state, full_size, part_of, shapes_of, with_average
 from tiny_families import control_net
 from tiny_models import vae, written
 from torch import Tensor

@@ -67,6 +67,7 @@ ROWS = {
     "from_file": Row("--from-file prompts.txt", prompt="four"),
     "model": Row("-m other", model="other"),
     "negative": Row("--negative-prompt four", {"negative": "four"}, needs=("guidance",)),
+    "preview": Row("--preview look.png", idle=True),  # what is in it: tests/test_live_previews.py
     "batch_size": Row("--batch-size 1", {"batch_size": 1}, idle=True),
     "sampler": Row("--sampler euler_a", {"sampler": "euler_a"}),
     "scheduler": Row("--scheduler trailing", {"spacing": "trailing"}),

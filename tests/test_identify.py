@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_single_file import announced, file_of, full_size
+from single_files import announced, file_of, full_size
 from tiny_models import written
 from torch import Tensor
 

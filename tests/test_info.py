@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from conversions import folder_of
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_convert import folder_of
-from test_single_file import announced, full_size, shapes_of
+from single_files import announced, full_size, shapes_of
 from tiny_models import label_model, text_model, written
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""What a single file is, told from names and shapes: every family at full size, against diffusers and published facts."""
+"""What a single file is, told from names and shapes: all families at full size, against diffusers and known facts."""
 
 from __future__ import annotations
 

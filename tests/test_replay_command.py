@@ -108,7 +108,8 @@ def test_another_model_is_refused_where_a_folder_has_variants(capsys: pytest.Cap
         assert run("generate", "two", "-m", "varied", *flags, *FLAGS, "-o", name) == (0, "")
         assert "identical" in told(capsys, "replay", name, "--verify")
         assert "  model hash: " in told(capsys, "show", name)
-    assert "sd1 is not varied" in refused("replay", "half.png", "--model", "sd1")
+    assert "fp16.safetensors is missing" in refused("replay", "half.png", "--model", "sd1")
+    assert "other is not varied" in refused("replay", "plain.png", "--model", "other")
     assert "identical" in told(capsys, "replay", "plain.png", "--model", "sd1", "--verify")
 
 
