@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_single_file import with_average
+from single_files import with_average
 from tiny_families import Folders, sd1
 from tiny_models import fill
 

@@ -182,7 +182,7 @@ MISTAKES = {
     "label in words": ("seven -m M/label", "a label from 0 to 9, or nothing; got 'seven'"),
     "prompt unwanted": ("seven -m M/unconditional", "the model is unconditional and cannot be asked for 'seven'"),
     "guidance unwanted": ("-m M/unconditional --cfg-scale 3", "guidance 3.0 needs a conditional model"),
-    "negative without guidance": ("two -m M/text -n three --cfg-scale 1", "negative 'three' needs guidance"),
+    "negative without guidance": ("two -m M/text -n three --cfg-scale 1", "negative 'three' would do nothing"),
     "unknown flag": ("two -m M/text --stesp 3", "No such option: --stesp"),
 }
 

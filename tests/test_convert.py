@@ -302,7 +302,8 @@ def test_loras_change_their_names_alone(family: str, dtype: torch.dtype, tmp_pat
             assert_same({"down": other.down, "up": other.up}, {"down": layer.down, "up": layer.up})
 
 
-def test_one_line_says_what_was_done(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = folder_of("sd1", tmp_path / "model")
     convert_files(str(model), tmp_path / "one.safetensors", "single-file", {"dtype": "fp16"})
     shown = capsys.readouterr()
     megabytes = sum(value.numel() * 2 for value in load_file(tmp_path / "one.safetensors").values()) / 1e6

@@ -67,7 +67,6 @@ FILES = {  # a file of weights, and what is drawn with it; {} is the folder, as 
     "vae.safetensors": "two -m sd1 --vae vae.safetensors",
     f"other/vae/{WEIGHTS}": "two -m sd1 --vae other/vae",
     f"control-sd1-7/{WEIGHTS}": "two -m sd1 --control {}/control-sd1-7=init.png",
-    f"sd1/unet/{WEIGHTS}": "two -m sd1",
 }
 
 
@@ -156,7 +155,7 @@ def test_tensors_that_do_not_fit_are_named(place: Path, name: str, damage: str) 
     assert Path(name).stem.split("-")[0] in refused(*drawn(name, place))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn])
 @pytest.mark.parametrize("name", FILES)
 def test_real_numbers_of_any_width_are_read(place: Path, name: str, dtype: torch.dtype) -> None:
     with_tensors(

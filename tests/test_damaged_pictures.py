@@ -229,7 +229,8 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {  # how a file is writ
 def test_what_is_no_picture_is_named(name: str, role: str) -> None:
     write, told = WRONG[name]
     write(Path(name))
-    said = refused("generate", "two", *FLAGS, *roles(name)[role], "-o", "o.png")
+    model = ["two", *FLAGS] if role == "hint" else ["3", "-m", "label", *FLAGS[2:]]
+    said = refused("generate", *model, *roles(name)[role], "-o", "o.png")
     assert name in said
     assert told in said
 

@@ -265,6 +265,7 @@ def test_revision_is_that_of_the_hub(tmp_path: Path) -> None:
     assert record["loading"]["revision"] == COMMIT
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compile_compiles() -> None:
     torch.manual_seed(0)

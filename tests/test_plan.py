@@ -204,13 +204,20 @@ def test_groups_are_drawn_together_and_give_every_picture_as_if_alone(tmp_path: 
     jobs = seeded([Request(k % 10, drawing=drawing) for k, drawing in enumerate(own)], 11)
     found = groups(Plan(tuple(jobs)), base, pipeline.settle)
     assert [group.places for group in found] == [[0, 2, 5], [1, 4], [3]]
-    for how, places in found:
+    for how, _, places in found:
         asked = [jobs[i] for i in places]
         options = how.model_dump()
         together = pipeline.generate([j.prompt for j in asked], [j.seed for j in asked], **options)
         for job, picture in zip(asked, together, strict=True):
             alone = pipeline.generate([job.prompt], [job.seed], **{**base.model_dump(), **job.drawing})
             assert torch.equal(alone[0], picture)
+
+
+def test_jobs_with_other_loras_are_other_groups(pipeline: Pipeline) -> None:
+    one, two = ((Path("one"), 0.5),), ((Path("one"), 0.6),)
+    jobs = [Job(1, k, loras=loras) for k, loras in enumerate(((), one, two, one))]
+    found = groups(Plan(tuple(jobs)), Drawing(), pipeline.settle)
+    assert [(group.loras, group.places) for group in found] == [((), [0]), (one, [1, 3]), (two, [2])]
 
 
 def test_settings_that_do_not_fit_the_model_are_named_with_their_line(tmp_path: Path) -> None:

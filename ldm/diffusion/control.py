@@ -90,10 +90,6 @@ def controlled(denoiser: Denoiser, controls: tuple[Control, ...], grid: Grid) ->
         return denoiser
     read = tuple(_read(control, denoiser.dtype) for control in controls)
     times = tuple(c.times(grid) for c in controls)
-    for k, (control, (least, greatest)) in enumerate(zip(controls, times, strict=True), 1):
-        if least > greatest:
-            where = f"from {control.start:g} to {control.end:g} of the way"
-            raise UserError(f"ControlNet {k} is heard at none of the {len(grid) - 1} steps: {where} lies no whole one")
     return ControlledDenoiser(
         denoiser.net, denoiser.process, denoiser.prediction, denoiser.clip, denoiser.dtype, controls, read, times
     )
