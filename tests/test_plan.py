@@ -213,10 +213,10 @@ def test_groups_are_drawn_together_and_give_every_picture_as_if_alone(tmp_path: 
             assert torch.equal(alone[0], picture)
 
 
-def test_jobs_with_other_loras_are_other_groups(pipeline: Pipeline) -> None:
+def test_jobs_with_other_loras_are_other_groups() -> None:
     one, two = ((Path("one"), 0.5),), ((Path("one"), 0.6),)
     jobs = [Job(1, k, loras=loras) for k, loras in enumerate(((), one, two, one))]
-    found = groups(Plan(tuple(jobs)), Drawing(), pipeline.settle)
+    found = groups(Plan(tuple(jobs)), Drawing(), lambda how: how)
     assert [(group.loras, group.places) for group in found] == [((), [0]), (one, [1, 3]), (two, [2])]
 
 
