@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import MODELS, text_model, written
+from tiny_models import TENSOR_FILES, WEIGHTS, text_model
 from typer.testing import CliRunner
 
 import ldm.cli
@@ -21,11 +21,6 @@ from ldm.weights.components import save_module, save_tower
 from ldm.weights.files import write_json
 from ldm.weights.model import load_model, resolve
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-TENSOR_FILES = {
-    "text": [f"unet/{WEIGHTS}", f"vae/{WEIGHTS}", "text_encoder/model.safetensors"],
-    "label": [f"label_encoder/{WEIGHTS}"],
-}
 JSON_FILES = {
     "text": [
         "model_index.json",
@@ -37,18 +32,6 @@ JSON_FILES = {
     ],
     "label": ["label_encoder/config.json"],
 }
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of every kind of model, not to be changed."""
-    place = tmp_path_factory.mktemp("models")
-    return {kind: written(kind, place / kind) for kind in MODELS}
-
-
-@pytest.fixture
-def copy(whole: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda kind: Path(shutil.copytree(whole[kind], tmp_path / "model"))
 
 
 def damage_missing(path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL as DiffusersAutoencoderKL  # type: ignore[attr-defined]
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from tiny_models import MODELS, label_model, pipeline, text_model, unconditional_model, written
+from tiny_models import MODELS, TENSOR_FILES, label_model, pipeline, text_model, unconditional_model, written
 from transformers import CLIPTextModel, CLIPTokenizer
 
 import ldm
@@ -24,35 +24,6 @@ from ldm.text_conditioner import TextConditioner
 from ldm.weights.components import load_module, load_tower
 from ldm.weights.files import write_json
 from ldm.weights.model import Model, load_model, resolve, save_model
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-TENSOR_FILES = {
-    "text": [f"unet/{WEIGHTS}", f"vae/{WEIGHTS}", "text_encoder/model.safetensors"],
-    "label": [f"label_encoder/{WEIGHTS}"],
-}
-JSON_FILES = {
-    "text": [
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        "unet/config.json",
-        "vae/config.json",
-        "text_encoder/config.json",
-        "tokenizer/tokenizer_config.json",
-    ],
-    "label": ["label_encoder/config.json"],
-}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder of every kind of model, not to be changed."""
-    place = tmp_path_factory.mktemp("models")
-    return {kind: written(kind, place / kind) for kind in MODELS}
-
-
-@pytest.fixture
-def copy(whole: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    return lambda kind: Path(shutil.copytree(whole[kind], tmp_path / "model"))
 
 
 def parts(model: Model) -> dict[str, torch.nn.Module]:

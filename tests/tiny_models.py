@@ -25,6 +25,11 @@ WORDS = ["a handwritten seven", "a thick tall one slanted to the right", "two", 
 SD_PROCESS = ProcessConfig(
     beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, set_alpha_to_one=False
 )
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+TENSOR_FILES = {
+    "text": [f"unet/{WEIGHTS}", f"vae/{WEIGHTS}", "text_encoder/model.safetensors"],
+    "label": [f"label_encoder/{WEIGHTS}"],
+}
 
 
 def fill(module: nn.Module, seed: int = 0, scale: float = 0.05) -> Any:
