@@ -251,9 +251,26 @@ def run(function: Any, *arguments: Any) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # a name beyond all length, say
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not _ran_out_of_memory(error):
+            raise
+        hints = "a smaller size or batch, --tiled or --dtype bf16 need less"
+        print(f"error: there is not enough memory for this: {hints}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """As Python, CUDA or the allocator of a CPU say it."""
+    kinds = ("MemoryError", "OutOfMemoryError")
+    return type(error).__name__ in kinds or "can't allocate memory" in str(error)
 
 
 def main() -> None:

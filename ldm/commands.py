@@ -17,6 +17,7 @@ from ldm.errors import UserError
 from ldm.images import check_folder, check_writable, from_pil, save_grid, save_image
 from ldm.metadata.read import read_record
 from ldm.metadata.record import Record, hash_pixels
+from ldm.open_picture import opened, picture_trouble
 from ldm.recorded import draw_again, load
 from ldm.studio import Studio
 from ldm.telling import Bar, check_series, in_words
@@ -62,10 +63,13 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
 
 
 def _check_untouched(path: Path, record: Record) -> None:
-    with Image.open(path) as image:  # which read_record could
-        kept = image.format != "JPEG"
-        if kept and hash_pixels(image) != record.pixels:
-            raise UserError(f"{path}: its pixels are not those that were drawn: it was changed afterwards")
+    with opened(path) as image:
+        if image.format == "JPEG":
+            return
+        with picture_trouble(path):
+            found = hash_pixels(image)
+    if found != record.pixels:
+        raise UserError(f"{path}: its pixels are not those that were drawn: it was changed afterwards")
 
 
 def draw_series(

@@ -65,7 +65,11 @@ def check_writable(path: Path) -> None:
         UserError: it could not; better said before the drawing than after it.
     """
     choose(path.suffix.lower(), FORMATS, "picture format")
-    if path.is_dir():
+    try:
+        taken = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    if taken:
         raise UserError(f"{path} cannot be written: it is a folder")
     if not path.absolute().parent.exists():
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}")

@@ -21,6 +21,7 @@ from ldm.diffusion.denoiser import Denoiser
 from ldm.drawing import Drawing, Inputs
 from ldm.errors import UserError
 from ldm.models.unet import UNet
+from ldm.open_picture import MAX_PIXELS
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.model import Model
 
@@ -98,10 +99,10 @@ class Pipeline:
     def settle(self, how: Drawing, inputs: Inputs = NOTHING) -> Drawing:
         """Fill in the model's defaults and check what depends on the model."""
         defaults, model = self.model.defaults, self.model
-        name = how.sampler or defaults.get("sampler", "ddim")
+        name = defaults.get("sampler", "ddim") if how.sampler is None else how.sampler
         row = sampler_row(name, how.eta)
         # The model's number of steps belongs to the model's sampler.
-        usual = row.steps if how.sampler else defaults.get("steps", row.steps)
+        usual = row.steps if how.sampler is not None else defaults.get("steps", row.steps)
         guidance = defaults.get("guidance", 1.0) if how.guidance is None else how.guidance
         own = model.size if inputs.init is None else tuple(inputs.init.shape[-2:])
         height, width = how.height or own[0], how.width or own[1]
@@ -115,6 +116,7 @@ class Pipeline:
             }
         )
         _check_sides(height, width, model.codec.factor)
+        _check_area(height, width, how.hires_scale)
         _check_fields(settled, model, inputs)
         return settled
 
@@ -130,6 +132,14 @@ def _check_sides(height: int, width: int, factor: int) -> None:
         if value % factor:
             near = max(factor, round(value / factor) * factor)
             raise UserError(f"{side} {value} is not a multiple of {factor}, as this model needs; {near} is the nearest")
+
+
+def _check_area(height: int, width: int, scale: float) -> None:
+    if height * width * scale**2 > MAX_PIXELS:
+        larger = f", {scale:g} times enlarged," if scale > 1 else ""
+        raise UserError(
+            f"{width} x {height}{larger} is more than the {MAX_PIXELS:,} pixels of which a picture is opened"
+        )
 
 
 def _check_fields(how: Drawing, model: Model, inputs: Inputs) -> None:

@@ -15,6 +15,7 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from ldm.errors import UserError, choose
+from ldm.open_picture import MAX_PIXELS
 
 FITS = ("resize", "crop", "fill")
 FILLS = ("edge", "noise")
@@ -124,13 +125,16 @@ def pad_for_outpainting(
         The larger picture, and its mask: 255 in the room, 0 on the picture.
 
     Raises:
-        UserError: nothing is added, a number is negative, or a mode is unknown.
+        UserError: nothing or too much is added, a number is negative, or a mode is unknown.
     """
     choose(fill, FILLS, "filling for outpainting")
     _check_mode(image)
     sides = (left, top, right, bottom)
     if min(sides) < 0 or not any(sides):
         raise UserError(f"outpainting must add 0 or more pixels on each side and some on one, got {sides}")
+    width, height = image.width + left + right, image.height + top + bottom
+    if width * height > MAX_PIXELS:
+        raise UserError(f"outpainting would make {width}x{height}, and a picture has at most {MAX_PIXELS:,} pixels")
     padded = _with_edges(image, *sides)
     if fill == "noise":
         pixels = _array(image).astype(np.float64)

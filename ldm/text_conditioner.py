@@ -9,6 +9,7 @@ of the window is brought back to what it was, as AUTOMATIC1111's web UI does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from ldm.diffusion.context import Context
 from ldm.errors import UserError
 from ldm.flops import metered
 from ldm.prompts import Span, expand, parse, plain
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tower(NamedTuple):
@@ -127,6 +130,8 @@ class TextConditioner:
     def _tokens(self, condition: Condition, weighted: bool) -> list[_Tokens]:
         """The prompt for every tower, all with as many windows."""
         prompt = "" if condition is None else str(condition)
+        if _SURROGATE.search(prompt):
+            raise UserError(f"the prompt {prompt!r} holds what is no character: is it UTF-8?")
         parts = parse(prompt) if weighted else plain(prompt)
         found = [self._windows(parts, tower.tokenizer) for tower in self.towers]
         most = max(len(tokens.ids) for tokens in found)

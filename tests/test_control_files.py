@@ -286,7 +286,7 @@ BARE = {"input_hint_block.0.weight": torch.ones(2, 2, 3, 3)}
         ({"image_proj.proj.weight": torch.ones(2, 2)}, "it is IP-Adapter"),
         ({"emb_params": torch.ones(3, 768)}, "it is textual inversion"),
         ({"a.b": torch.ones(2)}, "it is tensors of no model that is known (it holds no part of Stable Diffusion"),
-        (BARE, "it is a damaged ControlNet: it lacks the tensor that becomes controlnet_"),
+        (BARE, "its ControlNet cannot be built: it lacks the tensor that becomes controlnet_"),
     ],
 )
 def test_files_that_are_no_controlnets(tensors: dict[str, Tensor], message: str, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_places_that_are_no_controlnets(folders: Folders, tmp_path: Path) -> Non
     model = written("text", tmp_path / "model")
     with pytest.raises(UserError, match="is no ControlNet: it is StableDiffusionPipeline"):
         read_controlnet(model)
-    with pytest.raises(UserError, match="is no ControlNet: it is a AutoencoderKL"):
+    with pytest.raises(UserError, match="is no ControlNet: it is AutoencoderKL"):
         read_controlnet(model / "vae")
     with pytest.raises(UserError, match="is missing"):
         read_controlnet(tmp_path / "none.safetensors")

@@ -167,6 +167,16 @@ def test_the_half_variant(kind: str, tmp_path: Path) -> None:
         assert_same(dict(opened.state_dict()), expected)
 
 
+def test_the_run_of_an_autoencoder(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000010"
+    checkpoint.mkdir(parents=True)
+    folder = folder_of("vae", checkpoint / "vae")
+    write_json(checkpoint / "model_index.json", {"_class_name": "Pipeline", "vae": ["diffusers", "AutoencoderKL"]})
+    convert_model(tmp_path / "run", tmp_path / "one.safetensors", "single-file")
+    convert_model(tmp_path / "one.safetensors", tmp_path / "back", "diffusers")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
 # ------------------------------------------------------------------------------ files of others
 
 

@@ -234,3 +234,40 @@ def test_settings_that_are_none_are_named(place: Path, name: str, damage: str) -
     given = json.loads(path.read_text())
     path.write_text(SETTINGS[damage] if damage in SETTINGS else json.dumps({**given, **VALUES[damage]}))
     assert name in refused("generate", *CONFIGS[name].replace("{}", str(place)).split(), *FLAGS)
+
+
+# ------------------------------------------------------------------------- what nothing can hold
+
+LONG = "x" * 300
+BEYOND = {  # typed, and what is said
+    f"two -m sd1 -o {LONG}.png": "cannot be written",
+    f"two -m {LONG}": "xxxxx",
+    f"two -m sd1 -i {LONG}": "xxxxx",
+    f"two -m sd1 --vae {LONG}": "xxxxx",
+    f"two -m sd1 --lora {LONG}": "xxxxx",
+    f"two -m sd1 --embedding {LONG}": "xxxxx",
+    f"two -m sd1 --control {LONG}=init.png": "xxxxx",
+    f"-m sd1 --from-file {LONG}": "xxxxx",
+    "a\udcff -m sd1": "no character",
+    "two -m sd1 -W 4000000 -H 4000000": "4000000x4000000",
+    "two -m sd1 -i init.png --outpaint 1000000 1000000 0 0": "1000048x1000040",
+    "two -m sd1 --hires-scale 1e9": "hires_scale: should be less than or equal to 16",
+    "two -m sd1 --cfg-scale 1e30": "no number",
+    "two -m sd1 -W 99999999999999999999": "width 99999999999999999999",
+}
+
+
+@pytest.mark.parametrize("number", range(len(BEYOND)), ids=[line[:40] for line in map(ascii, BEYOND)])
+def test_what_is_beyond_all_measure_is_refused(place: Path, number: int) -> None:
+    line, told = list(BEYOND.items())[number]
+    assert told in refused("generate", *FLAGS, *line.split())
+
+
+@pytest.mark.parametrize("words", [["info", LONG], ["show", LONG], ["replay", LONG]])
+def test_names_that_no_file_can_have(place: Path, words: list[str]) -> None:
+    assert "xxxxx" in refused(*words)
+
+
+@pytest.mark.parametrize("line", [f"{LONG} a --to diffusers", f"sd1 {LONG}.safetensors --to single-file"])
+def test_conversions_from_and_to_such_names(place: Path, line: str) -> None:
+    assert "xxxxx" in refused("convert", *line.split())

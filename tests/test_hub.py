@@ -282,7 +282,8 @@ def test_which_places_look_like_names(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     assert looks_like_name("owner/model-1.5")
     assert looks_like_name("owner/model/file.safetensors")
-    for place in ("model", "./model", "../model", "/abs/model", "owner/", "a\\b"):
+    files = ("nets/canny.safetensors", "models/old.ckpt")  # mistyped, most likely
+    for place in ("model", "./model", "../model", "/abs/model", "owner/", "a\\b", *files):
         assert not looks_like_name(place)
     (tmp_path / "owner" / "model").mkdir(parents=True)
     assert not looks_like_name("owner/model")

@@ -38,7 +38,8 @@ def _record_lines(record: Record) -> Iterator[str]:
         yield from _line(key, None if value == {} else value)
     for part, file in record.inputs.items():
         yield from _line(part, f"{file.name} (sha256 {file.sha256})")
-    yield from _line("model", f"{record.model.name}, {f'from {source}' if (source := record.model.source) else 'of ldm'}")
+    source = f"from {record.model.source}" if record.model.source else "of ldm"
+    yield from _line("model", f"{record.model.name}, {source}")
     yield from _line("model hash", record.model.hash)
     for key, value in record.loading.items():
         yield from _line(key, value)

@@ -30,7 +30,7 @@ def read_controlnet(place: Path, how: Reading = AS_THEY_ARE) -> ControlNet:
     path = fetch(name, variant=how.variant).path if looks_like_name(name) else place
     net = load_module(path, how) if (path / CONFIG).is_file() else _of_file(path, how)
     if not isinstance(net, ControlNet):
-        raise UserError(f"{path} is no ControlNet: it is a {type(net).__name__}")
+        raise UserError(f"{path} is no ControlNet: it is {type(net).__name__}")
     return net
 
 

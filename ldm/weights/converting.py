@@ -20,7 +20,7 @@ from ldm.publishing import disk_trouble, replacing
 from ldm.weights.components import STEM, TOWER_STEM, save_tokenizer
 from ldm.weights.contents import Contents, Vocabulary, part_alone, read_part, read_whole
 from ldm.weights.families import Part
-from ldm.weights.files import convert, write_json, write_tensors
+from ldm.weights.files import convert, read_json, write_json, write_tensors
 from ldm.weights.identify import dtypes_in, identify
 from ldm.weights.lora_files import read_lora, save_lora
 from ldm.weights.model import Model, check_replaceable
@@ -28,7 +28,7 @@ from ldm.weights.modelspec import INDEX as INDEX_FIELD
 from ldm.weights.modelspec import TOKENIZERS as TOKENIZERS_FIELD
 from ldm.weights.opening import Loading, locate, lora_targets
 from ldm.weights.papers import is_usual, write_vocabulary
-from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG
+from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, listed_parts
 from ldm.weights.single_file import write_single_file
 from ldm.weights.variants import weights_name
 
@@ -80,8 +80,8 @@ def convert_model(
     What was at ``target`` is replaced once the new is complete, if it is a model too, or the same part alone.
 
     Args:
-        source: anything ``open_model`` reads; or a U-Net, an autoencoder, a text encoder or a ControlNet alone, as a
-            file or a folder.
+        source: anything ``open_model`` reads; a U-Net, an autoencoder, a text encoder or a ControlNet alone, as a
+            file or a folder; or the run of an autoencoder.
         target: a folder for ``diffusers``, a ``.safetensors`` file for ``single-file``.
         form: ``diffusers`` or ``single-file``.
         how: which weights, and what is merged into them.
@@ -115,8 +115,11 @@ def convert_model(
 
 def _locate(source: str | Path, how: Loading) -> Path:
     folder = Path(source)
-    is_part = (folder / CONFIG).is_file() and not (folder / INDEX).is_file()
-    return folder if is_part and how.revision is None else locate(source, how)
+    if (folder / CONFIG).is_file() and not (folder / INDEX).is_file() and how.revision is None:
+        return folder
+    found = locate(source, how)
+    only_vae = (found / INDEX).is_file() and listed_parts(read_json(found / INDEX)) == {"vae"}
+    return found / "vae" if only_vae else found  # what training an autoencoder leaves
 
 
 def _half(form: Form, dtype: torch.dtype | None) -> torch.dtype:

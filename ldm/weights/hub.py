@@ -17,6 +17,7 @@ from pathlib import Path
 from ldm.errors import UserError
 from ldm.weights.files import read_json
 from ldm.weights.parts import CONFIG, DRAWING_PARTS, INDEX, TEXT_ENCODERS, listed_parts
+from ldm.weights.pickles import PICKLE_ENDINGS
 from ldm.weights.variants import STEMS, index_name, instead, variants_in, weights_name
 
 _WEIGHTY = ("unet", "vae", *TEXT_ENCODERS)
@@ -64,7 +65,9 @@ def fetch(
 
 
 def looks_like_name(place: str) -> bool:
-    """Whether a place could be a name on the hub: ``owner/name``, and no file or folder here."""
+    """Whether a place could be a name on the hub: ``owner/name``, and no file or folder here nor the name of a file."""
+    if place.count("/") == 1 and place.endswith((".safetensors", *PICKLE_ENDINGS)):
+        return False
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+)?", place) is not None and not Path(place).exists()
 
 

@@ -78,7 +78,7 @@ def _kind(stored: Stored) -> Told:
     try:
         outline = outline_of(stored, told_configs(stored.metadata))
     except UserError as error:
-        return {**own, "damaged": str(error)} if own else {"kind": UNKNOWN, "because": str(error)}
+        return {**own, "fault": str(error)} if own else {"kind": UNKNOWN, "because": str(error)}
     told = own or _of_model(outline)
     if outline.family and outline.family.title != told["kind"]:
         told["for"] = outline.family.title

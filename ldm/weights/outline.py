@@ -154,7 +154,7 @@ def _find_controlnet(found: Outline, shapes: Shapes, configs: Configs) -> None:
         own = {key: shapes[source.name] for key, source in sources.items()}
         found.configs["controlnet"] = config or controlnet_config(own)
     except UserError as error:
-        raise UserError(f"it is a damaged ControlNet: {error}") from error
+        raise UserError(f"its ControlNet cannot be built: {error}") from error
     found.sources["controlnet"], found.family = sources, family_of_controlnet(own)
 
 
