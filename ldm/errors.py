@@ -15,6 +15,18 @@ class UserError(ValueError):
     """A mistake the user can mend: the message says what is wrong, where, and what would be right."""
 
 
+class IdleError(UserError):
+    """A setting that would do nothing beside the others.
+
+    Attributes:
+        setting: its name.
+    """
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
 def need(module: str, extra: str) -> ModuleType:
     """Import an optional dependency.
 

@@ -81,7 +81,7 @@ def generate_pictures(
     paths = _outputs(plans, asked.output)
     if asked.preview is not None:
         check_writable(asked.preview)
-    together = Plan(tuple(job for plan in plans for job in plan.jobs))
+    together = Plan(tuple(job for plan in plans for job in plan.jobs), plans[0].labels)
     began = time.perf_counter()
     studio = load(asked.model, **{**loading, **_loras(together)})
     drawn = _draw(studio, together, how, files, asked.preview)

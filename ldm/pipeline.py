@@ -19,7 +19,7 @@ from ldm.conditioner import Condition
 from ldm.diffusion.control import Control
 from ldm.diffusion.denoiser import Denoiser
 from ldm.drawing import Drawing, Inputs
-from ldm.errors import UserError
+from ldm.errors import IdleError, UserError
 from ldm.models.unet import UNet
 from ldm.open_picture import MAX_PIXELS
 from ldm.text_conditioner import TextConditioner
@@ -137,9 +137,7 @@ def _check_sides(height: int, width: int, factor: int) -> None:
 def _check_area(height: int, width: int, scale: float) -> None:
     if height * width * scale**2 > MAX_PIXELS:
         larger = f", {scale:g} times enlarged," if scale > 1 else ""
-        raise UserError(
-            f"{width} x {height}{larger} is more than the {MAX_PIXELS:,} pixels of which a picture is opened"
-        )
+        raise UserError(f"{width} x {height}{larger} is more than the {MAX_PIXELS:,} pixels that a picture may have")
 
 
 def _check_fields(how: Drawing, model: Model, inputs: Inputs) -> None:
@@ -154,7 +152,7 @@ def _check_fields(how: Drawing, model: Model, inputs: Inputs) -> None:
         raise UserError("hires draws from words twice; a picture to begin from (init) is drawn at its own size")
     for name in ("hires_upscaler", "hires_strength", "hires_steps"):
         if _said(how, name) and how.hires_scale == 1:
-            raise UserError(f"{name} is of the second, larger pass: hires_scale says how much larger")
+            raise IdleError(name, f"{name} is of the second, larger pass: hires_scale says how much larger")
     _check_guidance(how, model)
     init, colours = inputs.init, model.codec.colours
     if init is not None and (init.ndim != 4 or init.shape[1] != colours):
@@ -180,15 +178,16 @@ def _check_guidance(how: Drawing, model: Model) -> None:
         raise UserError("guidance_rescale is of plain guidance; with apg, leave it out")
     for name in ("apg_eta", "apg_norm_threshold", "apg_momentum"):
         if _said(how, name) and not how.apg:
-            raise UserError(f"{name} is a setting of apg, which is off")
+            raise IdleError(name, f"{name} is a setting of apg, which is off")
     if guides(model, how):
         return
     why = "this network is told its scale" if follows_scale(model) else "at scale 1 there is none"
     if how.negative not in (None, ""):
-        raise UserError(f"negative {how.negative!r} would do nothing: it is what guidance leads away from, and {why}")
+        told = f"negative {how.negative!r} would do nothing: it is what guidance leads away from, and {why}"
+        raise IdleError("negative", told)
     for name in ("guidance_rescale", "guidance_interval", "apg"):
         if _said(how, name):
-            raise UserError(f"{name} would do nothing: it changes guidance, and {why}")
+            raise IdleError(name, f"{name} would do nothing: it changes guidance, and {why}")
 
 
 def _said(how: Drawing, name: str) -> bool:

@@ -249,7 +249,7 @@ BEYOND = {  # typed, and what is said
     f"two -m sd1 --control {LONG}=init.png": "xxxxx",
     f"-m sd1 --from-file {LONG}": "xxxxx",
     "a\udcff -m sd1": "no character",
-    "two -m sd1 -W 4000000 -H 4000000": "4000000x4000000",
+    "two -m sd1 -W 4000000 -H 4000000": "4000000 x 4000000",
     "two -m sd1 -i init.png --outpaint 1000000 1000000 0 0": "1000048x1000040",
     "two -m sd1 --hires-scale 1e9": "hires_scale: should be less than or equal to 16",
     "two -m sd1 --cfg-scale 1e30": "no number",

@@ -213,6 +213,18 @@ def test_groups_are_drawn_together_and_give_every_picture_as_if_alone(tmp_path: 
             assert torch.equal(alone[0], picture)
 
 
+def test_a_table_may_begin_at_off(tmp_path: Path) -> None:
+    pipeline = ldm.load(written("text", tmp_path / "model"), device="cpu", dtype="fp32")
+    base = Drawing(negative="three", steps=2)
+    swept = table(Job("two", 0), parse_axis("guidance=1,4", "--x"), None)
+    assert [group.how.negative for group in groups(swept, base, pipeline.settle)] == [None, "three"]
+    off = table(Job("two", 0), parse_axis("steps=2,3", "--x"), None)
+    with pytest.raises(UserError, match="negative 'three' would do nothing"):  # in no picture of the sheet
+        groups(off, base.model_copy(update={"guidance": 1.0}), pipeline.settle)
+    with pytest.raises(UserError, match="negative 'three' would do nothing"):
+        groups(Plan(swept.jobs), base, pipeline.settle)
+
+
 def test_jobs_with_other_loras_are_other_groups() -> None:
     one, two = ((Path("one"), 0.5),), ((Path("one"), 0.6),)
     jobs = [Job(1, k, loras=loras) for k, loras in enumerate(((), one, two, one))]

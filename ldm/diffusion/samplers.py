@@ -27,7 +27,7 @@ from ldm.diffusion.denoiser import Estimator
 from ldm.diffusion.grid import SPACINGS, Grid, time_grid
 from ldm.diffusion.prediction import Estimate
 from ldm.diffusion.process import Point, Process, posterior, transition
-from ldm.errors import UserError, choose
+from ldm.errors import IdleError, UserError, choose
 
 Noise = Callable[[Tensor], Tensor]  # x -> fresh Gaussian noise of its shape, dtype and device
 
@@ -280,7 +280,7 @@ def with_eta(sampler: Sampler, eta: float) -> Sampler:
     """
     plain = SAMPLERS["ddim"]
     if replace(sampler, spacing=plain.spacing, spacing_named=False) != plain:
-        raise UserError("eta is for the sampler ddim, and this one has none: leave eta out, or choose ddim")
+        raise IdleError("eta", "eta is for the sampler ddim, and this one has none: leave eta out, or choose ddim")
     return replace(sampler, rule=partial(ddim, eta=eta), stochastic=eta > 0)
 
 

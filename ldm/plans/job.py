@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ldm.conditioner import Condition
 from ldm.drawing import Drawing
-from ldm.errors import UserError
+from ldm.errors import IdleError, UserError
 
 LARGEST_SEED = 2**64 - 1
 MOST_PICTURES = 1000  # of one matrix or table: more were most likely asked for by mistake
@@ -141,20 +141,37 @@ def groups(plan: Plan, base: Drawing, settle: Callable[[Drawing], Drawing]) -> l
         base: the settings of all, not settled.
         settle: fills in the defaults of the model and checks what depends on it: ``Pipeline.settle``.
 
+    A setting that does nothing is refused; on a sheet, where a table may begin at "off", only if it does nothing in
+    any picture.
+
     Raises:
         UserError: settings are wrong; all are looked at, so this is known before anything is drawn.
     """
     found: dict[tuple[Drawing, Loras], list[int]] = {}
-    common = base.model_dump()
+    common, idle = base.model_dump(), list[IdleError]()
     for place, job in enumerate(plan.jobs):
         try:
-            how = settle(Drawing.checked({**common, **job.drawing}))
+            how = Drawing.checked({**common, **job.drawing})
+            how = settle(how) if plan.labels is None else _settled(how, settle, idle)
         except UserError as error:
             if not job.drawing:  # then it is what was said for all
                 raise
             raise UserError(f"{_where(job)}{error}") from error
         found.setdefault((how, job.loras), []).append(place)
+    for error in idle:
+        if sum(other.setting == error.setting for other in idle) == len(plan.jobs):
+            raise error
     return [Group(how, loras, places) for (how, loras), places in found.items()]
+
+
+def _settled(how: Drawing, settle: Callable[[Drawing], Drawing], idle: list[IdleError]) -> Drawing:
+    """Settle without what does nothing, which is noted in ``idle``."""
+    while True:
+        try:
+            return settle(how)
+        except IdleError as error:
+            idle.append(error)
+            how = how.model_copy(update={error.setting: Drawing.model_fields[error.setting].default})
 
 
 def shortened(text: str, most: int = 80) -> str:

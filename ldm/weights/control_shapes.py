@@ -22,8 +22,8 @@ def family_of_controlnet(shapes: Shapes) -> Family | None:
     """The family whose U-Net a ControlNet with these shapes, by diffusers' names, was copied from; None if unknown."""
     context, pooled = _context(shapes), "add_embedding.linear_1.weight" in shapes
     for family in FAMILIES:
-        # small ones of SDXL read no text
-        if context in (family.context, None if pooled else 0) and ("addition_embed_type" in family.unet) == pooled:
+        fits = context == family.context or (context is None and pooled)  # small ones of SDXL read no text
+        if fits and ("addition_embed_type" in family.unet) == pooled:
             return family
     return None
 
