@@ -68,7 +68,7 @@ OutpaintFill = Annotated[str, typer.Option("--outpaint-fill", help="what the roo
 Fit = Annotated[str, typer.Option("--fit", help="how the init image comes to size: resize, crop or fill")]
 Controls = Annotated[
     list[str] | None,
-    typer.Option("--control", metavar="NET=HINT[:SCALE[:START-END]]", help="a ControlNet's folder and a picture"),
+    typer.Option("--control", metavar="NET=HINT[:SCALE[:START-END]]", help="a ControlNet's place, and a picture"),
 ]
 Hires = Annotated[float, typer.Option("--hires-scale", help="draw a second time, this much larger")]
 HiresUpscaler = Annotated[str, typer.Option("--hires-upscaler", help="what is enlarged: latent, or by lanczos")]

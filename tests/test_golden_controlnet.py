@@ -13,7 +13,14 @@ from test_golden_unet import SHAPES, added, as_diffusers, inputs, randomise, rel
 from ldm.errors import UserError
 from ldm.models.controlnet import ControlNet, ControlNetConfig
 
-KINDS = ("stable-diffusion-1", "linear-projection-and-depth", "odd-size", "pooled-and-sizes", "inpainting-channels")
+KINDS = (
+    "stable-diffusion-1",
+    "linear-projection-and-depth",
+    "transformers-without-layers",
+    "odd-size",
+    "pooled-and-sizes",
+    "inpainting-channels",
+)
 
 
 def config_for(name: str) -> ControlNetConfig:

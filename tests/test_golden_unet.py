@@ -30,6 +30,7 @@ SHAPES = {
         {"use_linear_projection": True, "transformer_layers_per_block": (1, 3), "layers_per_block": 1},
         (8, 8),
     ),
+    "transformers-without-layers": ({"transformer_layers_per_block": (0, 1), "attention": (True, True)}, (8, 8)),
     "heads-per-level": ({"num_attention_heads": (2, 8)}, (8, 12)),
     "fine-level-without-attention": ({"attention": (False, True)}, (8, 8)),
     "middle-without-attention": ({"mid_attention": False}, (8, 8)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ldm.errors import UserError
 from ldm.models.diffusers_config import refuse_unsupported, uniform
@@ -89,8 +89,8 @@ class UNetConfig(Settings):
         mid_attention: whether the middle has them.
         num_attention_heads: number of heads, for all levels or for each. (A ``config.json`` of diffusers has
             this number under the name ``attention_head_dim``.)
-        transformer_layers_per_block: depth of each transformer, for all levels or for each; the middle is as
-            deep as the last level.
+        transformer_layers_per_block: depth of each transformer, 0 in some ControlNets, for all levels or for each; the
+            middle is as deep as the last level.
         cross_attention_dim: width of the context; ``None``: transformer blocks attend to the image alone.
         use_linear_projection: see ``SpatialTransformer``.
         norm_num_groups: groups of every group norm.
@@ -110,7 +110,7 @@ class UNetConfig(Settings):
     attention: tuple[bool, ...] = (True, True, True, False)
     mid_attention: bool = True
     num_attention_heads: PositiveInt | tuple[PositiveInt, ...] = 8
-    transformer_layers_per_block: PositiveInt | tuple[PositiveInt, ...] = 1
+    transformer_layers_per_block: NonNegativeInt | tuple[NonNegativeInt, ...] = 1
     cross_attention_dim: PositiveInt | None = 768
     use_linear_projection: bool = False
     norm_num_groups: PositiveInt = 32
