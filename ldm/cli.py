@@ -184,11 +184,17 @@ def show(picture: Picture) -> None:
 
 
 @app.command()
-def replay(picture: Picture, output: ReplayOutput = None, model: ModelPlace = None, verify: Verify = False) -> None:
+def replay(
+    picture: Picture,
+    output: ReplayOutput = None,
+    model: ModelPlace = None,
+    verify: Verify = False,
+    allow_pickle: AllowPickle = False,
+) -> None:
     """Draw a picture again from its record, and say whether every pixel is the same."""
     from ldm.commands import replay_picture
 
-    replay_picture(picture, output, model, verify)
+    replay_picture(picture, output, model, verify, allow_pickle)
 
 
 @app.command()
@@ -249,7 +255,9 @@ def run(function: Any, *arguments: Any) -> None:
     try:
         function(*arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from ldm.metadata.plain import printable
+
+        print(printable(f"error: {error}"), file=sys.stderr)  # it may quote a file
         sys.exit(2)
     except OSError as error:
         if error.filename is None:

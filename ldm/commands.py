@@ -15,6 +15,7 @@ from ldm.conditioner import Condition, LabelConditioner
 from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.images import check_folder, check_writable, from_pil, save_grid, save_image
+from ldm.metadata.plain import printable
 from ldm.metadata.read import read_record
 from ldm.metadata.record import Record, hash_pixels
 from ldm.open_picture import opened, picture_trouble
@@ -28,7 +29,9 @@ Drawn = tuple[Image.Image, Record]
 _MASK = "_mask.png"
 
 
-def replay_picture(path: Path, output: Path | None, model: str | None, verify: bool) -> None:
+def replay_picture(
+    path: Path, output: Path | None, model: str | None, verify: bool, allow_pickle: bool = False
+) -> None:
     """Draw a picture again from its record.
 
     Args:
@@ -37,6 +40,7 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
         model: in place of where the record says that the model was.
         verify: refuse if a pixel differs, in the file or drawn again. JPEG does not keep every pixel, so there only
             what was drawn then is compared with what is drawn now.
+        allow_pickle: as in ``draw_again``.
 
     Raises:
         UserError: there is no record, the model or an input is not to be had, or with ``verify`` a pixel differs.
@@ -49,14 +53,14 @@ def replay_picture(path: Path, output: Path | None, model: str | None, verify: b
     if output is not None:
         check_writable(output)
     with Bar() as bar:
-        image, fresh = draw_again(record, model, bar.begin)
+        image, fresh = draw_again(record, model, bar.begin, allow_pickle)
     same = fresh.pixels == record.pixels
     if output is not None:
         save_image(image, output, fresh)
     changed = [
         f"{k} {v} (now {fresh.versions.get(k)})" for k, v in record.versions.items() if fresh.versions.get(k) != v
     ]
-    told = f"; drawn then with {', '.join(changed)}" if changed else ""
+    told = printable(f"; drawn then with {', '.join(changed)}") if changed else ""
     if verify and not same:
         raise UserError(f"{path}: drawn again, some pixels differ{told}")
     print(f"{path}: {'identical' if same else 'drawn again, not identical'} (pixels {fresh.pixels[:10]}){told}")

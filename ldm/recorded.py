@@ -6,17 +6,21 @@ another batch are rounded in another order. On a CPU in float32 every picture is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
+from pydantic import Field
 
 from ldm import accel
 from ldm.batch import Progress
+from ldm.conditioner import Condition
 from ldm.drawing import Drawing
 from ldm.errors import UserError
-from ldm.metadata.record import Record
-from ldm.studio import Studio, of_weights
+from ldm.metadata.record import InputFile, Record
+from ldm.schema import Settings
+from ldm.studio import Studio
 from ldm.weights.fingerprint import fingerprints
 from ldm.weights.opening import Loading, open_model
 from ldm.workpieces import PictureFiles
@@ -60,8 +64,35 @@ def load(
     return studio
 
 
+class _Loaded(Loading):
+    """What a record says of how its model was loaded; anybody can have written it."""
+
+    device: str | None = None
+    dtype: str | None = None
+    attention: str = "sdpa"
+    compile: bool = False
+    threads: int | None = None
+
+
+class _Company(Settings):
+    """What a record says of a drawing beside fields of ``Drawing``.
+
+    Attributes:
+        batch: prompt and seed of every picture that was drawn together with this one, itself among them.
+        place_in_batch: of this one.
+        pictures: fields of ``PictureFiles``.
+    """
+
+    batch: tuple[tuple[Condition, int], ...] = ()
+    place_in_batch: int = Field(default=0, ge=0)
+    pictures: dict[str, Any] = Field(default_factory=dict)
+
+
 def draw_again(
-    record: Record, model: str | None = None, progress: Callable[[int], Progress] | None = None
+    record: Record,
+    model: str | None = None,
+    progress: Callable[[int], Progress] | None = None,
+    allow_pickle: bool = False,
 ) -> tuple[Image.Image, Record]:
     """Draw a picture from its record.
 
@@ -69,22 +100,36 @@ def draw_again(
         record: of the picture.
         model: in place of where the record says that the model was.
         progress: as that of ``Studio.draw``.
+        allow_pickle: read pickles if it was drawn from some, whatever the record says.
 
     Raises:
         UserError: the model or an input is not there, or is another one.
     """
     drawing = dict(record.drawing)
-    files = PictureFiles.checked(drawing.pop("pictures", None) or {})
-    company = drawing.pop("batch", None) or [[record.prompt, record.seed]]
-    place = drawing.pop("place_in_batch", 0)
-    loading = {key: value for key, value in record.loading.items() if key != "threads"}
-    how = of_weights(loading)
-    found = {**files.named(), **fingerprints(how.files(), how.variant, how.allow_pickle)}
+    company = _Company.checked({key: drawing.pop(key) for key in _Company.model_fields if key in drawing})
+    files = _picture_files(company, allow_pickle)
+    how = _Loaded.checked({**record.loading, "allow_pickle": allow_pickle})
+    _check_files(record, {**files.named(), **fingerprints(how.files(), how.variant, how.allow_pickle)})
+    asked = how.model_dump(exclude_defaults=True, exclude={"threads"})
+    studio = load(model or record.model.source or None, **asked)
+    if record.model.hash is not None and studio.fingerprint != record.model.hash:
+        other = f"{studio.place or 'the model in ldm'} is not {record.model.name}, which drew the picture"
+        raise UserError(f"{other}, or has its weights in another form")
+    together = company.batch or ((record.prompt, record.seed),)
+    if company.place_in_batch >= len(together):
+        raise UserError(f"the record is of picture {company.place_in_batch} in a batch of {len(together)}")
+    drawn = Drawing.checked({**drawing, "negative": record.negative})
+    found = studio.draw([c for c, _ in together], [s for _, s in together], drawn, files, progress)
+    return found[company.place_in_batch]
+
+
+def _picture_files(company: _Company, allow_pickle: bool) -> PictureFiles:
+    files = PictureFiles.checked(company.pictures)
+    controls = tuple(net.model_copy(update={"allow_pickle": allow_pickle}) for net in files.controls)
+    return files.model_copy(update={"controls": controls})
+
+
+def _check_files(record: Record, found: Mapping[str, InputFile]) -> None:
     for name, file in record.inputs.items():
         if name not in found or found[name].sha256 != file.sha256:
             raise UserError(f"{name} ({file.name}) is not the file that the picture was drawn from")
-    studio = load(model or record.model.source or None, **loading)
-    if record.model.hash is not None and studio.fingerprint != record.model.hash:
-        raise UserError(f"{studio.place or 'the model in ldm'} is not {record.model.name}, which drew the picture")
-    drawn = Drawing.checked({**drawing, "negative": record.negative})
-    return studio.draw([c for c, _ in company], [s for _, s in company], drawn, files, progress)[place]
