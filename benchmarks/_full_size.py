@@ -164,9 +164,9 @@ class Asked:
         return F.interpolate(coarse, (self.side, self.side), mode="bicubic").clamp(0, 1)
 
     def mask(self) -> Tensor:
-        """1 in a box whose sides lie between latents, (1, 1, side, side)."""
+        """1 in a box whose sides cut through latents, (1, 1, side, side)."""
         mask = torch.zeros(1, 1, self.side, self.side)
-        mask[:, :, 8 : self.side // 2 + 8, 24:] = 1
+        mask[:, :, 13 : self.side // 2 + 5, 27:] = 1
         return mask
 
 

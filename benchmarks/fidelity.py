@@ -274,7 +274,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
 def main(given: list[str] | None = None) -> int:
     options = arguments(given)
     asked = Asked(options.size, options.steps, tuple(options.samplers))
-    tune_allocator()  # a third faster, on both sides
+    tune_allocator()  # as ``ldm.load`` does; for both sides
     try:
         peers = {name: need(name, "peers").__version__ for name in ("diffusers", "transformers")}
         facts = {**machine(CPU), **peers, "size": asked.side, "steps": asked.steps, "tiny": options.tiny}

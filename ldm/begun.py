@@ -84,8 +84,8 @@ class Begun:
                 self._blank = (self.grid[0], start)
                 self.x = torch.lerp(self.x, start, self._mask)
             return
-        # told to the network in two values, as it was trained: a position is drawn where any of its pixels is
-        binary = F.max_pool2d((mask >= 0.5).float(), codec.factor).to(start).expand_as(self._mask)
+        # told to the network as it was trained: in two values, those of the first pixel of each latent
+        binary = F.interpolate((mask >= 0.5).float(), size=start.shape[2:]).to(start).expand_as(self._mask)
         encoded = codec.encode((init * (mask < 0.5)).to(start.device), tiled)
         latents = codec.mean(encoded).to(start).expand_as(start)
         self.beside = torch.cat([binary, latents], dim=1).to(next(model.net.parameters()).dtype)

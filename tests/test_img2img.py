@@ -47,6 +47,11 @@ def box(size: tuple[int, int] = SIZE) -> Tensor:
     return mask
 
 
+def cutting_box() -> Tensor:
+    """A mask whose sides cut through latents."""
+    return torch.roll(box(), (1, -2), (2, 3))
+
+
 def ramp() -> Tensor:
     """A soft mask: 0 on the left, 1 on the right."""
     return (torch.linspace(-0.5, 1.5, SIZE[1]).clamp(0, 1)).expand(1, 1, *SIZE).contiguous()
@@ -138,11 +143,12 @@ def test_pixels_too(folders: Folders) -> None:
 INPAINT = {"sd1-inpaint": "StableDiffusionInpaintPipeline", "sdxl-inpaint": "StableDiffusionXLInpaintPipeline"}
 
 
+@pytest.mark.parametrize("mask", [box(), cutting_box()], ids=["between latents", "through latents"])
 @pytest.mark.parametrize("strength", [0.6, 1.0])
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++_2m"])
 @pytest.mark.parametrize("family", INPAINT)
-def test_inpainting_networks(folders: Folders, family: str, sampler: str, strength: float) -> None:
-    theirs, mask = folders.theirs(family, INPAINT[family]), box()
+def test_inpainting_networks(folders: Folders, family: str, sampler: str, strength: float, mask: Tensor) -> None:
+    theirs = folders.theirs(family, INPAINT[family])
     masked = their_latents(theirs, picture() * (mask < 0.5))
     expected = drawn_by_diffusers(
         theirs,
