@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from ldm.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+IN_MEMORY = "(a picture in memory)"  # in place of a file's name
 MAX_PIXELS = 2**26  # 8192 x 8192; half a gigabyte in float32 once it is a tensor, with another for its copy
 _ANIMATED = ("PNG", "WEBP", "GIF", "TIFF")  # in a JPEG, further frames are previews of the first
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -65,30 +66,37 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def open_picture(
-    path: Path | str, mode: Literal["RGB", "L"] = "RGB", background: tuple[int, int, int] = (255, 255, 255)
+    picture: Path | str | Image.Image,
+    mode: Literal["RGB", "L"] = "RGB",
+    background: tuple[int, int, int] = (255, 255, 255),
 ) -> Image.Image:
-    """Open a picture to start from, or a mask.
+    """Open a picture to start from, or a mask; one in memory is treated alike.
 
     It is turned as its EXIF orientation says. 16 bits become 8 by scaling. Transparent parts show ``background``.
 
     Args:
-        path: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM of one frame and at most ``MAX_PIXELS`` pixels.
+        picture: PIL's, or a file: PNG, JPEG, WebP, GIF, BMP, TIFF or PPM; of one frame, at most ``MAX_PIXELS`` pixels.
         mode: of the result: ``RGB``, or ``L`` (luma, ITU-R 601-2).
         background: RGB, 0..255 each.
 
     Raises:
         UserError: the file is missing, damaged, cut off, too large, animated, or of a kind that has no 8-bit form.
     """
-    path = Path(path)
-    with opened(path) as image:
-        _check_extent(image, path)
-        with picture_trouble(path):
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-        if upright.mode == "F" or (upright.mode == "I" and image.format != "PPM"):  # those of a PPM are 16 bits
-            raise UserError(f"{path} has 32 bits per pixel, whose range is unknown: save it with 8 or 16")
-        with picture_trouble(path):
-            return _flattened(_eight_bits(upright), background).convert(mode)
+    if isinstance(picture, Image.Image):
+        return _plain(picture, Path(IN_MEMORY), mode, background)
+    with opened(Path(picture)) as image:
+        return _plain(image, Path(picture), mode, background)
+
+
+def _plain(image: Image.Image, path: Path, mode: str, background: tuple[int, int, int]) -> Image.Image:
+    _check_extent(image, path)
+    with picture_trouble(path):
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F" or (upright.mode == "I" and image.format != "PPM"):  # those of a PPM are 16 bits
+        raise UserError(f"{path} has 32 bits per pixel, whose range is unknown: save it with 8 or 16")
+    with picture_trouble(path):
+        return _flattened(_eight_bits(upright), background).convert(mode)
 
 
 def _check_extent(image: Image.Image, path: Path) -> None:

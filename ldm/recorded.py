@@ -19,6 +19,7 @@ from ldm.conditioner import Condition
 from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.metadata.record import InputFile, Record
+from ldm.open_picture import IN_MEMORY
 from ldm.schema import Settings
 from ldm.studio import Studio
 from ldm.weights.fingerprint import fingerprints
@@ -105,6 +106,9 @@ def draw_again(
     Raises:
         UserError: the model or an input is not there, or is another one.
     """
+    for name, file in record.inputs.items():
+        if file.name == IN_MEMORY:
+            raise UserError(f"{name} was a picture in memory, of which the record has only the hash: keep it as a file")
     drawing = dict(record.drawing)
     company = _Company.checked({key: drawing.pop(key) for key in _Company.model_fields if key in drawing})
     files = _picture_files(company, allow_pickle)

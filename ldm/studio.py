@@ -71,7 +71,8 @@ class Studio(Pipeline):
         Args:
             prompt: a prompt or label, or several.
             seed: of the first picture.
-            pictures: files to begin from or to follow: fields of ``ldm.workpieces.PictureFiles``.
+            pictures: to begin from or to follow, files or PIL's: fields of ``ldm.workpieces.PictureFiles``, such as
+                ``{"init": image, "mask": "mask.png"}``.
             progress: is called after each move with the moves made, those of this batch in all, and the ``Step``;
                 ``studio.preview.pictures(step.x0)`` shows how far it is.
             **options: fields of ``ldm.drawing.Drawing``.

@@ -10,11 +10,11 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import ConfigDict, Field, PlainSerializer
 from torch import nn
 
 from ldm.accel import prepare as prepare_module
@@ -22,10 +22,10 @@ from ldm.diffusion.control import Control
 from ldm.drawing import Drawing, Inputs
 from ldm.errors import UserError
 from ldm.images import from_pil
-from ldm.metadata.record import InputFile, input_file
+from ldm.metadata.record import InputFile, hash_pixels, input_file
 from ldm.models.attention import Attention
 from ldm.models.controlnet import ControlNet
-from ldm.open_picture import open_picture
+from ldm.open_picture import IN_MEMORY, open_picture
 from ldm.regions import Box, fit_image, masked_region, pad_for_outpainting, paste_back, prepare_mask
 from ldm.schema import Settings
 from ldm.weights.components import Reading
@@ -34,18 +34,28 @@ from ldm.weights.fingerprint import fingerprints
 from ldm.weights.model import Model
 
 
+def _told(picture: Path | Image.Image) -> str:
+    return str(picture) if isinstance(picture, Path) else IN_MEMORY
+
+
+# the record of a picture that was drawn from one in memory has its hash, and cannot be drawn again
+Given = Annotated[Path | Image.Image, PlainSerializer(_told, when_used="json")]
+
+
 class ControlFile(Settings):
     """A ControlNet and the picture it is to follow.
 
     Attributes:
         net: a folder of diffusers' ``ControlNetModel``, a single file, or a name on the hub.
-        hint: a picture, such as of edges.
+        hint: a picture, such as of edges: a file, or PIL's.
         scale, start, end: see ``ldm.diffusion.control.Control``.
         allow_pickle: also read a net in a pickle, by torch's restricted reader.
     """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     net: Path
-    hint: Path
+    hint: Given
     scale: float = 1.0
     start: float = Field(default=0.0, ge=0, le=1)
     end: float = Field(default=1.0, ge=0, le=1)
@@ -53,7 +63,7 @@ class ControlFile(Settings):
 
 
 class PictureFiles(Settings):
-    """Which files, and what is done to them first.
+    """Which pictures, files or PIL's, and what is done to them first.
 
     Attributes:
         init: a picture to begin from.
@@ -68,8 +78,10 @@ class PictureFiles(Settings):
         controls: ControlNets.
     """
 
-    init: Path | None = None
-    mask: Path | None = None
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    init: Given | None = None
+    mask: Given | None = None
     fit: Literal["resize", "crop", "fill"] = "resize"
     invert_mask: bool = False
     mask_blur: float = Field(default=0.0, ge=0)
@@ -83,11 +95,17 @@ class PictureFiles(Settings):
         """Name and hash of every picture and ControlNet, for the record."""
         found = {"init": self.init, "mask": self.mask}
         found |= {f"hint {i + 1}": control.hint for i, control in enumerate(self.controls)}
-        pictures = {name: input_file(path) for name, path in found.items() if path is not None}
+        pictures = {name: _named(picture) for name, picture in found.items() if picture is not None}
         for i, control in enumerate(self.controls):
             if control.net.exists():  # else a name on the hub
                 pictures |= fingerprints({f"control {i + 1}": control.net}, allow_pickle=control.allow_pickle)
         return pictures
+
+
+def _named(picture: Path | Image.Image) -> InputFile:
+    if isinstance(picture, Path):
+        return input_file(picture)
+    return InputFile(name=IN_MEMORY, sha256=hash_pixels(picture))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.images import save_image
 from ldm.metadata.read import read_record
-from ldm.metadata.record import hash_pixels
+from ldm.metadata.record import Record, hash_pixels
 from ldm.recorded import draw_again, load
 from ldm.workpieces import PictureFiles
 
@@ -127,4 +127,23 @@ def test_another_input_or_model_is_refused(models, pictures, tmp_path) -> None:
         draw_again(record)
     init.unlink()
     with pytest.raises(UserError, match=r"init\.png"):
+        draw_again(record)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "I;16"])
+def test_pictures_in_memory_are_those_of_the_same_files(models, tmp_path, mode) -> None:
+    studio = load(str(models["text"]), device="cpu", dtype="fp32")
+    grey = Image.radial_gradient("L").resize((32, 24))
+    image = grey.convert("I").point(lambda value: value * 257).convert("I;16") if mode == "I;16" else grey.convert(mode)
+    mask = Image.linear_gradient("L").resize((32, 24))
+    paths = {"init": tmp_path / ("init.tiff" if mode == "CMYK" else "init.png"), "mask": tmp_path / "mask.png"}
+    image.save(paths["init"])
+    mask.save(paths["mask"])
+    given = {"init": image, "mask": mask, "mask_blur": 1.5}
+    drawn = [studio("two", steps=2, pictures=pictures)[0] for pictures in (given, {**given, **paths})]
+    assert drawn[0].tobytes() == drawn[1].tobytes()
+    record = drawn[0].info["record"]
+    assert Record.from_json(record.to_json(), "here") == record
+    assert record.inputs["init"].sha256 == hash_pixels(image)
+    with pytest.raises(UserError, match=r"init was a picture in memory, of which the record has only the hash"):
         draw_again(record)
