@@ -1,4 +1,4 @@
-"""What scripts/txt2img.py and scripts/img2img.py share: most flags, which prompt has which seed, and the drawing."""
+"""Flags that the scripts with CompVis's names share; of txt2img.py and img2img.py also the seeds and the drawing."""
 
 from __future__ import annotations
 

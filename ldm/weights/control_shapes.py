@@ -35,12 +35,14 @@ def controlnet_config(shapes: Shapes) -> dict[str, Any]:
         shapes: by diffusers' names.
 
     Raises:
-        UserError: a tensor is missing, or they are of no shape that can be built.
+        UserError: a tensor is missing, or they are of no shape that can be built or of no known family.
     """
     blocks = _numbered(shapes, "down_blocks")
     widths = [_side(shapes, f"{block}.resnets.0.conv1.weight", 0) for block in blocks]
     family = family_of_controlnet(shapes)
-    sd1 = family is not None and family.name.startswith("sd1")
+    if family is None:
+        raise UserError(f"it is of no family that is known (it reads text of width {_context(shapes)}): use a folder")
+    sd1 = family.name.startswith("sd1")
     found = {
         "in_channels": _side(shapes, "conv_in.weight", 1),
         "block_out_channels": tuple(widths),
@@ -49,7 +51,7 @@ def controlnet_config(shapes: Shapes) -> dict[str, Any]:
         "mid_attention": _attends(shapes, "mid_block"),
         "num_attention_heads": _HEADS if sd1 else tuple(max(1, width // _HEAD_WIDTH) for width in widths),
         "transformer_layers_per_block": _depths(shapes, blocks),
-        "cross_attention_dim": family.context if family else _context(shapes),
+        "cross_attention_dim": family.context,
         "use_linear_projection": any(k.endswith(".proj_in.weight") and len(v) == 2 for k, v in shapes.items()),
         "conditioning_channels": _side(shapes, f"{_HINT}conv_in.weight", 1),
         "conditioning_embedding_out_channels": _hint_widths(shapes),
@@ -85,9 +87,9 @@ def _hint_widths(shapes: Shapes) -> tuple[int, ...]:
     return tuple(_side(shapes, f"{name}.weight", 0) for name in names)
 
 
-def _added(shapes: Shapes, family: Family | None) -> dict[str, int]:
+def _added(shapes: Shapes, family: Family) -> dict[str, int]:
     name = "add_embedding.linear_1.weight"
-    if name not in shapes or family is None:
+    if name not in shapes:
         return {}
     waves = family.unet["addition_time_embed_dim"]
     return {"pooled_dim": _side(shapes, name, 1) - SIZES * waves, "size_embed_dim": waves}

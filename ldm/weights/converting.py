@@ -88,7 +88,7 @@ def convert_model(
         dtype: convert the tensors to this one, once all is merged.
         half_variant: write the folder's weights in float16 as ``*.fp16.safetensors``, as diffusers does for
             ``variant="fp16"``.
-        progress: called after each part.
+        progress: called after each part of a folder, and once a file is written.
 
     Raises:
         UserError: the model cannot be read, has no place in this form, or ``target`` may not be overwritten. Nothing

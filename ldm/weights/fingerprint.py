@@ -12,7 +12,9 @@ from ldm.metadata.record import InputFile
 from ldm.publishing import write_whole
 from ldm.weights.variants import STEMS, find_weights
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ldm" / "hashes.json"
+_BASE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+# A user without a home, as in some containers, keeps the ~, and then hashes are not remembered.
+_CACHE = None if _BASE.startswith("~") else Path(_BASE) / "ldm" / "hashes.json"
 
 
 def fingerprint(place: Path, variant: str | None = None, allow_pickle: bool = False) -> str:
@@ -48,6 +50,8 @@ def fingerprints(
 
 
 def _read() -> dict[str, str]:
+    if _CACHE is None:
+        return {}
     try:
         found = json.loads(_CACHE.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or damaged: it is only a cache
@@ -56,6 +60,8 @@ def _read() -> dict[str, str]:
 
 
 def _write(known: dict[str, str]) -> None:
+    if _CACHE is None:
+        return
     try:
         _CACHE.parent.mkdir(parents=True, exist_ok=True)
         write_whole(_CACHE, lambda path: path.write_text(json.dumps(known), encoding="utf-8"))
