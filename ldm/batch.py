@@ -91,7 +91,10 @@ class Batch:
     def _noise(self, like: Tensor) -> Tensor:
         # Drawn picture by picture on the CPU: the same numbers in any batch and on any device.
         process, shape = self._denoiser.process, tuple(like.shape[1:])
-        return torch.stack([process.noise(shape, generator) for generator in self._generators]).to(like)
+        noise = torch.stack([process.noise(shape, generator) for generator in self._generators])
+        if like.is_cuda:  # copied while the GPU goes on
+            return noise.pin_memory().to(like, non_blocking=True)
+        return noise.to(like)
 
     def _begin(self, how: Drawing, inputs: Inputs, x0: Tensor | None = None) -> Begun:
         assert how.sampler is not None

@@ -108,4 +108,5 @@ class Begun:
         init, mask = self._inputs.init, self._inputs.mask
         if init is None or mask is None:
             return pictures
+        init, mask = init.to(pictures), mask.to(pictures)
         return torch.where(mask == 0, init, torch.lerp(init.expand_as(pictures), pictures, mask))

@@ -1,4 +1,4 @@
-"""The command line: ``ldm generate``, ``show``, ``replay``, ``train``, ``info``.
+"""The command line: ``ldm generate``, ``show``, ``replay``, ``train``, ``info``, ``convert``.
 
 Only typer is imported here; what a command needs, it imports when it runs, so that ``ldm --help`` is instant.
 Flags have no ranges of their own: the library checks them, with one message for the command line and for Python.
@@ -9,36 +9,65 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ldm.errors import UserError
+
+FLAG_ALIASES = {  # as people know a flag from other programs; not shown, so that --help stays short
+    "cfg": "cfg-scale",
+    "ckpt": "model",
+    "ddim-eta": "eta",
+    "ddim-steps": "steps",
+    "hr-scale": "hires-scale",
+    "hr-second-pass-steps": "hires-steps",
+    "hr-upscaler": "hires-upscaler",
+    "init": "init-image",
+    "init-img": "init-image",
+    "mask-image": "mask",
+    "num-images-per-prompt": "count",
+    "num-inference-steps": "steps",
+    "sampler-name": "sampler",
+    "schedule": "scheduler",
+    "schedule-type": "scheduler",
+    "subseed": "variation-seed",
+    "subseed-strength": "variation-strength",
+}
+
+
+def _flag(name: str) -> str:
+    """The name of a flag as it is declared; without its hyphens, and underscores are hyphens."""
+    plain = name.replace("_", "-")
+    return FLAG_ALIASES.get(plain, plain)
+
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich takes longer to import than all the rest of --help
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _flag},
     help="Latent text-to-image diffusion: draw, train, look inside.",
 )
+
+_LORA_HELP = "merged into the model; also <lora:FILE:WEIGHT> in a prompt"
 
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="what to draw; for label models, a label")]
 MorePrompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="the same, as an option")]
 FromFile = Annotated[str | None, typer.Option("--from-file", help="a prompt per line, or JSON lines; - is stdin")]
 Preview = Annotated[Path | None, typer.Option("--preview", help="picture to rewrite at each step, as it comes")]
 Matrix = Annotated[bool, typer.Option("--matrix", help="all combinations of 'a {red|blue} car|at night', as a sheet")]
-AxisX = Annotated[str | None, typer.Option("--x", metavar="SETTING=VALUES", help="columns of a table: steps=5,10,20")]
-AxisY = Annotated[str | None, typer.Option("--y", metavar="SETTING=VALUES", help="its rows: sampler=ddim,heun")]
+AxisX = Annotated[list[str] | None, typer.Option("--x", metavar="SETTING=VALUES", help="columns of a table: steps=5,9")]
+AxisY = Annotated[list[str] | None, typer.Option("--y", metavar="SETTING=VALUES", help="its rows: sampler=ddim,heun")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="picture to write; several get numbers")]
 ModelPlace = Annotated[
     str | None, typer.Option("--model", "-m", help="folder, run, file or hub name; default: ldm's own")
 ]
 Negative = Annotated[str | None, typer.Option("--negative-prompt", "-n", help="what to stay away from")]
-Count = Annotated[int, typer.Option("--count", "--batch-count", "-c", help="pictures per prompt")]
+Count = Annotated[int, typer.Option("--count", "--batch-count", "-c", help="pictures per prompt, in all")]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="pictures drawn together")]
-Seed = Annotated[int | None, typer.Option("--seed", "-s", help="of the first picture; random when left out")]
+Seed = Annotated[int | None, typer.Option("--seed", "-s", help="of the first picture; random when left out, or -1")]
 Sampler = Annotated[str | None, typer.Option("--sampler", help="ddim, euler_a, 'DPM++ 2M Karras', ...")]
 Spacing = Annotated[
     str | None, typer.Option("--scheduler", help="of times: leading, linspace, trailing, karras, beta, ...")
@@ -51,7 +80,9 @@ Interval = Annotated[tuple[float, float], typer.Option("--guidance-interval", he
 Apg = Annotated[bool, typer.Option("--apg", help="adaptive projected guidance: strong, and not oversaturated")]
 Syntax = Annotated[str, typer.Option("--prompt-syntax", help="a1111: (words:1.2) are weighed; plain: they are not")]
 ClipSkip = Annotated[int, typer.Option("--clip-skip", help="which layer of the text encoder, from the last: 1, 2, ...")]
-Variation = Annotated[int | None, typer.Option("--variation-seed", help="turn the start noise towards this seed's")]
+Variation = Annotated[
+    int | None, typer.Option("--variation-seed", help="turn the start noise towards this seed's; -1: any")
+]
 VariationBy = Annotated[float | None, typer.Option("--variation-strength", help="by this part of the way, 0 to 1")]
 Init = Annotated[Path | None, typer.Option("--init-image", "-i", help="picture to begin from")]
 Strength = Annotated[float | None, typer.Option("--strength", "--denoising-strength", help="part redrawn: 0.75")]
@@ -75,7 +106,7 @@ HiresUpscaler = Annotated[str, typer.Option("--hires-upscaler", help="what is en
 HiresStrength = Annotated[float, typer.Option("--hires-strength", help="part redrawn the second time")]
 HiresSteps = Annotated[int | None, typer.Option("--hires-steps", help="of the second time; default: the same")]
 Tiled = Annotated[bool, typer.Option("--tiled", "--vae-tiling", help="decode in bands: less memory, the same picture")]
-Loras = Annotated[list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT]", help="merged into the model")]
+Loras = Annotated[list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT]", help=_LORA_HELP)]
 Embeddings = Annotated[list[Path] | None, typer.Option("--embedding", help="a file of textual inversion")]
 OtherVae = Annotated[Path | None, typer.Option("--vae", help="file or folder of another autoencoder")]
 Variant = Annotated[str | None, typer.Option("--variant", help="which files of a folder, such as fp16")]
@@ -168,10 +199,11 @@ def generate(
     """Draw pictures from prompts, or from labels, or on from other pictures. An empty prompt draws anything."""
     given = dict(locals())
     from ldm.generate_command import Asked, generate_pictures
-    from ldm.requests import drawing_of, loading_of, pictures_of
+    from ldm.requests import drawing_of, loading_of, only, pictures_of, series_seed
 
     words = (*(prompts or ()), *(prompt or ())) or ("",)
-    asked = Asked(words, from_file, matrix, x, y, output, preview, model, count, seed)
+    axes = only(x, "--x"), only(y, "--y")
+    asked = Asked(words, from_file, matrix, *axes, output, preview, model, count, series_seed(seed))
     generate_pictures(asked, loading_of(given), drawing_of(given), pictures_of(given))
 
 
@@ -255,24 +287,25 @@ def run(function: Any, *arguments: Any) -> None:
     try:
         function(*arguments)
     except UserError as error:
-        from ldm.metadata.plain import printable
-
-        print(printable(f"error: {error}"), file=sys.stderr)  # it may quote a file
-        sys.exit(2)
+        _stop(str(error))
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)  # a name beyond all length, say
-        sys.exit(2)
+        _stop(f"{error.filename}: {error.strerror}")  # a name beyond all length, say
     except (MemoryError, RuntimeError) as error:
         if not _ran_out_of_memory(error):
             raise
-        hints = "a smaller size or batch, --tiled or --dtype bf16 need less"
-        print(f"error: there is not enough memory for this: {hints}", file=sys.stderr)
-        sys.exit(2)
+        _stop("there is not enough memory for this: a smaller size or batch, --tiled or --dtype bf16 need less")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _stop(message: str) -> NoReturn:
+    from ldm.metadata.plain import printable
+
+    print(printable(f"error: {message}"), file=sys.stderr)  # it may quote a file
+    sys.exit(2)
 
 
 def _ran_out_of_memory(error: Exception) -> bool:

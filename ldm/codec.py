@@ -8,6 +8,7 @@ brings latents to unit variance is applied here and nowhere else.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -18,6 +19,8 @@ from ldm.flops import metered
 from ldm.models.damage import damaged_weight
 from ldm.models.vae import AutoencoderKL, sample_moments, split_moments
 from ldm.tiling import tiled_decode, tiled_encode
+
+DECODED_AT_ONCE = 2**20  # pixels: four pictures of 512x512; the decoder takes gigabytes for each
 
 
 class Codec(Protocol):
@@ -99,9 +102,12 @@ class VAECodec:
         self.scale = vae.config.scaling_factor
 
     def encode(self, images: Tensor, tiled: bool = False) -> Tensor:
+        return self._finite(lambda: self._encode(images, tiled), "encoding")
+
+    def _encode(self, images: Tensor, tiled: bool) -> Tensor:
         weight = self.vae.last_layer
         images = images.to(weight.device, weight.dtype)
-        with torch.no_grad(), metered(self.vae, "encode", images=images):
+        with torch.no_grad(), metered(self.vae, "encode", tiled, images=images):
             return (tiled_encode(self.vae, images) if tiled else self.vae.encode(images)).float()
 
     def latents(self, encoded: Tensor, noise: Tensor) -> Tensor:
@@ -111,19 +117,32 @@ class VAECodec:
         return split_moments(encoded)[0] * self.scale
 
     def decode(self, latents: Tensor, tiled: bool = False) -> Tensor:
-        images = self._decode(latents, tiled)
-        if self.vae.last_layer.dtype == torch.float16 and not bool(images.isfinite().all()):
-            # Half precision ends at 65504, and the activations of some autoencoders go beyond.
-            print("the autoencoder overflows in fp16: decoding again, and from now on, in fp32", file=sys.stderr)
-            self.vae.float()
-            images = self._decode(latents, tiled)
-        if not bool(images.isfinite().all()):
-            cause = damaged_weight({"vae": self.vae})
-            told = f"{cause} holds NaN or infinity" if cause else "the latents are too large for it"
-            raise UserError(f"the autoencoder gave what is no number: {told}")
-        return images.clamp(-1, 1)
+        pixels = latents.shape[-2] * latents.shape[-1] * self.factor**2
+        parts = latents.split(max(1, DECODED_AT_ONCE // pixels))
+        return torch.cat([self._finite(lambda x=x: self._decode(x, tiled), "decoding") for x in parts]).clamp(-1, 1)
 
     def _decode(self, latents: Tensor, tiled: bool) -> Tensor:
         latents = (latents / self.scale).to(self.vae.last_layer.dtype)
-        with torch.no_grad(), metered(self.vae, "decode", latents=latents):
+        with torch.no_grad(), metered(self.vae, "decode", tiled, latents=latents):
             return (tiled_decode(self.vae, latents) if tiled else self.vae.decode(latents)).float()
+
+    def _finite(self, work: Callable[[], Tensor], what: str) -> Tensor:
+        """What ``work`` gives; where it overflows in half precision, what it gives in float32.
+
+        Raises:
+            UserError: it is no number even so.
+        """
+        found = work()
+        if self.vae.last_layer.dtype == torch.float16 and not bool(found.isfinite().all()):
+            # Half precision ends at 65504, and the activations of some autoencoders go beyond.
+            print(f"the autoencoder overflows in fp16: {what} again in fp32", file=sys.stderr)
+            self.vae.float()
+            try:
+                found = work()
+            finally:
+                self.vae.half()  # exact: so no picture depends on those before it
+        if not bool(found.isfinite().all()):
+            cause = damaged_weight({"vae": self.vae})
+            told = f"{cause} holds NaN or infinity" if cause else "what it was given is too large for it"
+            raise UserError(f"the autoencoder gave what is no number: {told}")
+        return found

@@ -8,19 +8,22 @@ from typing import Any
 
 from ldm.errors import UserError
 from ldm.recorded import EMBEDDED
+from ldm.weights.absent import near
 from ldm.weights.families import FAMILIES
 from ldm.weights.files import read_json
+from ldm.weights.first_bytes import picture_kind
 from ldm.weights.habits import habits
+from ldm.weights.hub import looks_like_name
 from ldm.weights.identify import count_numbers, dtypes_in, identify
-from ldm.weights.model import resolve
+from ldm.weights.model import latest_checkpoint, resolve
 from ldm.weights.modelspec import told_index
 from ldm.weights.own import Own, read_own
 from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, TEXT_ENCODERS, UNREAD_PARTS, listed_parts
-from ldm.weights.pickles import FLAG, form_of
+from ldm.weights.pickles import FLAG, PICKLE_ENDINGS, form_of
 from ldm.weights.stored import open_stored
 from ldm.weights.variants import STEMS, find_weights, variants_in
 
-_PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WebP"}  # how they begin
+_MOST = 200  # files that are told of one folder
 
 
 def describe(place: str | None, allow_pickle: bool = False) -> str:
@@ -37,8 +40,14 @@ def describe(place: str | None, allow_pickle: bool = False) -> str:
         UserError: there is nothing, it is damaged, or it is nothing of a model.
     """
     path = EMBEDDED if place is None else Path(place)
+    if place is not None and looks_like_name(place):  # of a file or folder that is not here
+        raise UserError(
+            f"{place}: no such folder or file{near(path)}; names on the hub (owner/name) are not looked up by info"
+        )
     if path.is_file():
         lines = _of_file(path, allow_pickle)
+    elif loose := _loose_files(path):
+        lines = _of_loose(loose, allow_pickle)
     elif (path / CONFIG).is_file() and not (path / INDEX).is_file():
         lines = _of_part(path, allow_pickle)
     else:
@@ -48,6 +57,32 @@ def describe(place: str | None, allow_pickle: bool = False) -> str:
 
 
 # --------------------------------------------------------------------------------------- folders
+
+
+def _loose_files(folder: Path) -> list[Path]:
+    """The files of weights in a folder that is no model, no part of one and no run."""
+    if not folder.is_dir() or any((folder / name).is_file() for name in (INDEX, CONFIG)) or latest_checkpoint(folder):
+        return []
+    endings = (".safetensors", *PICKLE_ENDINGS)
+    return sorted(path for path in folder.iterdir() if path.suffix in endings and path.is_file())
+
+
+def _of_loose(paths: list[Path], allow_pickle: bool) -> Iterator[str]:
+    for path in paths[:_MOST]:
+        yield f"{path.name}: {_in_short(path, allow_pickle)}"
+    if len(paths) > _MOST:
+        yield f"and {len(paths) - _MOST} more"
+
+
+def _in_short(path: Path, allow_pickle: bool) -> str:
+    try:
+        if form_of(path) == "pickle" and not allow_pickle:
+            return f"pickle, not opened (see {FLAG})"
+        told = identify(path, allow_pickle)
+    except UserError as error:
+        return str(error).removeprefix(str(path)).strip()
+    more = [f"{word} {told[key]}" for key, word in (("for", "for"), ("fault", "fault:")) if key in told]
+    return ", ".join([told["kind"], *more])
 
 
 def _of_folder(folder: Path, allow_pickle: bool) -> Iterator[str]:
@@ -156,7 +191,7 @@ def _own(own: Own) -> Iterator[str]:
 
 
 def _of_file(path: Path, allow_pickle: bool) -> Iterator[str]:
-    picture = _picture(path)
+    picture = picture_kind(path)
     if picture is not None:
         yield f"kind: picture ({picture}); `ldm show` reads what it was drawn with"
         return
@@ -171,12 +206,3 @@ def _of_file(path: Path, allow_pickle: bool) -> Iterator[str]:
     index = told_index(open_stored(path, allow_pickle).metadata)
     if index is not None:
         yield from _own(read_own(index, path))
-
-
-def _picture(path: Path) -> str | None:
-    with path.open("rb") as file:
-        start = file.read(12)
-    for magic, name in _PICTURES.items():
-        if start.startswith(magic) and (name != "WebP" or start.endswith(b"WEBP")):
-            return name
-    return None

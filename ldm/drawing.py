@@ -2,18 +2,83 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from ldm.conditioner import Condition
 from ldm.diffusion.control import Control
+from ldm.diffusion.grid import SPACINGS
 from ldm.errors import UserError
 from ldm.schema import Settings
+
+RANDOM = -1  # as a seed, in AUTOMATIC1111's web UI
+ALIASES = {  # as the command line, AUTOMATIC1111's web UI, ComfyUI and diffusers call the fields of Drawing
+    "sampler_name": "sampler",
+    "num_inference_steps": "steps",
+    "ddim_steps": "steps",
+    "ddim_eta": "eta",
+    "scheduler": "spacing",
+    "schedule": "spacing",
+    "schedule_type": "spacing",
+    "cfg": "guidance",
+    "cfg_scale": "guidance",
+    "guidance_scale": "guidance",
+    "negative_prompt": "negative",
+    "denoising_strength": "strength",
+    "subseed": "variation_seed",
+    "subseed_strength": "variation_strength",
+    "hr_scale": "hires_scale",
+    "hr_upscaler": "hires_upscaler",
+    "hr_second_pass_steps": "hires_steps",
+    "w": "width",
+    "h": "height",
+}
+_SPACINGS = {  # what others call the same times
+    "automatic": None,
+    "ddim": "leading",
+    "ddim_uniform": "leading",
+    "uniform": "linspace",
+    "normal": "linspace",
+    "sgm_uniform": "trailing",
+    "align_your_steps": "ays",
+}
+_ELSEWHERE = {  # arguments of others that are no fields of Drawing, and what to write
+    **dict.fromkeys(("image", "init", "init_image"), 'pictures={"init": ...}'),
+    **dict.fromkeys(("mask", "mask_image"), 'pictures={"init": ..., "mask": ...}'),
+    "control_image": 'pictures={"controls": [{"net": ..., "hint": ...}]}',
+    "generator": "seed=, a whole number",
+    "num_images_per_prompt": "the prompt as often as you want pictures",
+}
+
+
+def plain_key(name: str) -> str:
+    """The field of ``Drawing`` that ``name`` means, where it is one of ``ALIASES``; capitals, - and spaces are _."""
+    plain = re.sub(r"[-\s]+", "_", name.strip().lower())
+    return ALIASES.get(plain, plain)
+
+
+def find_key(name: str, more: Iterable[str] = ()) -> str:
+    """The field of ``Drawing``, or the name in ``more``, that ``name`` means.
+
+    Raises:
+        UserError: none; the message has the nearest.
+    """
+    canonical = [*more, *Drawing.model_fields]
+    plain = plain_key(name)
+    if plain in canonical:
+        return plain
+    near = difflib.get_close_matches(plain, [*canonical, *ALIASES], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"unknown key {name!r}{hint} (one of: {', '.join(canonical)}; also {', '.join(ALIASES)})")
 
 
 class Drawing(Settings):
@@ -23,7 +88,7 @@ class Drawing(Settings):
         sampler: a name of ``ldm.diffusion.samplers.SAMPLERS``, or as other programs spell it.
         steps: moves of the sampler.
         eta: of the sampler ddim: share of fresh noise, 0 (none; the default) to 1.
-        spacing: of its times; see ``ldm.diffusion.grid``.
+        spacing: of its times; see ``ldm.diffusion.grid``; or as the web UI or ComfyUI call it.
         guidance: classifier-free guidance scale; 1 is none. Networks that were distilled to follow a scale (LCM) are
             told it, and are called once.
         guidance_rescale: 0..1.
@@ -36,7 +101,7 @@ class Drawing(Settings):
         height, width: in pixels, multiples of the codec's factor.
         strength: with a picture to begin from, the part of the way that is drawn, above 0 to 1; 0.75 by default, and
             1 for an inpainting network.
-        variation_seed: each picture's start noise is turned towards the noise of this seed,
+        variation_seed: each picture's start noise is turned towards the noise of this seed (-1: of a random one),
         variation_strength: by this part of the way, 0..1.
         original_size, crop_top_left, target_size: what SDXL is told: height and width that the picture is to look
             as if scaled from, the corner it is to look as if cropped at, and its own; by default its own size
@@ -47,6 +112,8 @@ class Drawing(Settings):
         tiled: decode and encode in bands: less memory, the same picture.
         batch_size: pictures drawn together; on a CPU in float32 each is drawn by itself.
     """
+
+    other_names: ClassVar[tuple[str, ...]] = tuple(ALIASES)
 
     sampler: str | None = None
     steps: int | None = Field(default=None, ge=1)
@@ -76,6 +143,48 @@ class Drawing(Settings):
     hires_steps: int | None = Field(default=None, ge=1)
     tiled: bool = False
     batch_size: int = Field(default=16, ge=1)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Self:
+        """Validate flat values, by the names of the fields or by ``ALIASES``.
+
+        Raises:
+            UserError: with a line for every value that is wrong.
+        """
+        typed: dict[str, str] = {}
+        for name in values:
+            if name in _ELSEWHERE:
+                raise UserError(f"{name!r} is no setting of how to draw: give {_ELSEWHERE[name]}")
+            field = plain_key(name)
+            if field in typed:
+                raise UserError(f"{typed[field]!r} and {name!r} are the same setting: give one")
+            typed[field] = name
+        return super().checked({field: values[name] for field, name in typed.items()})
+
+    @field_validator("spacing")
+    @classmethod
+    def _find_spacing(cls, name: str | None) -> str | None:
+        plain = re.sub(r"[-\s]+", "_", (name or "").strip().lower())
+        if plain in SPACINGS:
+            return plain
+        return _SPACINGS.get(plain, name)  # whether the process has it, and what is near, the grid knows
+
+    @field_validator("hires_upscaler", "prompt_syntax", mode="before")
+    @classmethod
+    def _in_small_letters(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("variation_seed", mode="before")
+    @classmethod
+    def _draw_seed(cls, value: Any) -> Any:
+        return secrets.randbelow(2**32) if isinstance(value, int | str) and str(value) == str(RANDOM) else value
+
+    @field_validator("hires_steps", mode="before")
+    @classmethod
+    def _refuse_none(cls, value: Any) -> Any:
+        if isinstance(value, int | str) and str(value) == "0":
+            raise ValueError("should be 1 or more; leave it out for the same number as the first time")
+        return value
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-Call = tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]  # a method, and the shapes of its inputs
+Call = tuple[str, bool, tuple[tuple[str, tuple[int, ...]], ...]]  # a method, in tiles?, the shapes of its inputs
 
 
 def count_flops(build: Callable[[], nn.Module], call: Callable[..., Any], inputs: Sequence[Tensor]) -> int:
@@ -69,20 +69,33 @@ _running: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
 
 @contextmanager
-def metered(network: Any, method: str = "forward", /, **inputs: Tensor) -> Iterator[None]:
-    """Around a call of a network with these inputs, each (B, ...): counted, where a meter runs."""
+def unmetered() -> Iterator[None]:
+    """Nothing within is counted: it is no part of the drawing."""
+    token = _running.set(None)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+@contextmanager
+def metered(network: Any, method: str = "forward", tiled: bool = False, /, **inputs: Tensor) -> Iterator[None]:
+    """Around a call of a network with these inputs, each (B, ...): counted, where a meter runs.
+
+    ``tiled`` tells a call in tiles, which overlap, from one without.
+    """
     meter = _running.get()
     if meter is None:
         yield
         return
     shapes = tuple((name, tuple(value.shape[1:])) for name, value in inputs.items())
-    with meter.counted(network, (method, shapes), len(next(iter(inputs.values())))):
+    with meter.counted(network, (method, tiled, shapes), len(next(iter(inputs.values())))):
         yield
 
 
 def _uncalled(network: nn.Module, call: Call) -> int:
     """The operations of a call with one row, of a plain network of the same shape."""
-    method, shapes = call
+    method, _, shapes = call
     names = [name for name, _ in shapes]
 
     def again(model: nn.Module, *inputs: Tensor) -> None:

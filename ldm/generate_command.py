@@ -6,6 +6,7 @@ import functools
 import math
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,38 @@ def generate_pictures(
     check_series(first, asked.count)
     plans = [_without_tags(plan, loading.get("loras", ())) for plan in _plans(asked, first)]
     paths = _outputs(plans, asked.output)
-    if asked.preview is not None:
-        check_writable(asked.preview)
+    _check_places(files, paths, asked.preview)
     together = Plan(tuple(job for plan in plans for job in plan.jobs), plans[0].labels)
     began = time.perf_counter()
     studio = load(asked.model, **{**loading, **_loras(together)})
-    drawn = _draw(studio, together, how, files, asked.preview)
-    _write(plans, drawn, paths)
+    sheets = together.labels is not None
+
+    def keep(place: int, image: Image.Image, record: Record) -> None:
+        if not sheets:  # as soon as it is drawn: what comes after may fail
+            save_image(image, paths[place], record)
+
+    drawn = _draw(studio, together, how, files, asked.preview, keep)
+    if sheets:
+        _write_sheets(plans, drawn, paths)
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
-    print(f"{shown}: {in_words(drawn[0][1].drawing)}, seed {drawn[0][1].seed}, {time.perf_counter() - began:.1f} s")
+    image, record = drawn[0]
+    settings = in_words({**record.drawing, "width": image.width, "height": image.height})
+    what = f"{len(drawn)} pictures, the first {settings}" if sheets else settings
+    print(f"{shown}: {what}, seed {record.seed}, {time.perf_counter() - began:.1f} s")
     return paths
+
+
+def _check_places(files: PictureFiles, paths: list[Path], preview: Path | None) -> None:
+    """Refuse to write over what is drawn from, or a preview over a picture."""
+    given = [files.init, files.mask, *(control.hint for control in files.controls)]
+    read = {path.resolve() for path in given if isinstance(path, Path)}
+    for path in (*paths, *([preview] if preview else ())):
+        if path.resolve() in read:
+            raise UserError(f"{path} is what is drawn from, and would be overwritten: name another output")
+    if preview is not None:
+        check_writable(preview)
+        if preview.resolve() in {path.resolve() for path in paths}:
+            raise UserError(f"{preview} is the preview and a picture: name another")
 
 
 def _plans(asked: Asked, first: int) -> list[Plan]:
@@ -146,10 +169,18 @@ def _outputs(plans: list[Plan], output: Path) -> list[Path]:
     return paths
 
 
-def _draw(studio: Studio, plan: Plan, how: Drawing, files: PictureFiles, preview: Path | None) -> list[Drawn]:
-    """Pictures in the order of the jobs; those of the same settings are drawn together."""
+def _draw(
+    studio: Studio,
+    plan: Plan,
+    how: Drawing,
+    files: PictureFiles,
+    preview: Path | None,
+    keep: Callable[[int, Image.Image, Record], None],
+) -> list[Drawn]:
+    """Pictures in the order of the jobs, each told to ``keep``; those of the same settings are drawn together."""
     drawn: dict[int, Drawn] = {}
-    together = groups(plan, how, lambda asked: studio.settled(asked, files))
+    settle: Any = functools.cache(lambda asked: studio.settled(asked, files))  # the files are opened for it
+    together = groups(plan, how, settle)
     live = len({group.loras for group in together}) > 1
     for group in together if live else ():
         studio.set_loras(group.loras)  # what is wrong with one is known before the first picture
@@ -158,9 +189,17 @@ def _draw(studio: Studio, plan: Plan, how: Drawing, files: PictureFiles, preview
             if live:
                 studio.set_loras(loras)
             jobs = [plan.jobs[place] for place in places]
-            found = studio.draw([job.prompt for job in jobs], [job.seed for job in jobs], settled, files, bar.begin)
+            told = functools.partial(_told, keep, places)
+            prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
+            found = studio.draw(prompts, seeds, settled, files, bar.begin, told)
             drawn |= dict(zip(places, found, strict=True))
     return [drawn[place] for place in range(len(plan.jobs))]
+
+
+def _told(
+    keep: Callable[[int, Image.Image, Record], None], places: list[int], k: int, image: Image.Image, record: Record
+) -> None:
+    keep(places[k], image, record)
 
 
 def _look(studio: Studio, path: Path, step: Step) -> None:
@@ -169,11 +208,7 @@ def _look(studio: Studio, path: Path, step: Step) -> None:
     save_image(images[0] if len(images) == 1 else labelled_sheet(images, math.ceil(len(images) ** 0.5), (), ()), path)
 
 
-def _write(plans: list[Plan], drawn: list[Drawn], paths: list[Path]) -> None:
-    if plans[0].labels is None:
-        for (image, record), path in zip(drawn, paths, strict=True):
-            save_image(image, path, record)
-        return
+def _write_sheets(plans: list[Plan], drawn: list[Drawn], paths: list[Path]) -> None:
     done = 0
     for plan, path in zip(plans, paths, strict=True):
         images, first = [image for image, _ in drawn[done : done + len(plan.jobs)]], drawn[done][1]

@@ -89,19 +89,23 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"nothing can be written in {folder}: no permission to write in {nearest}")
 
 
-def save_image(image: Image.Image, path: Path, record: Record | None = None, like: Record | None = None) -> None:
+def save_image(image: Image.Image, path: Path | str, record: Record | None = None, like: Record | None = None) -> None:
     """Write one picture; its format follows the name. Written beside and renamed, so never half there.
 
     Args:
         image: of mode L or RGB.
         path: where to; its folder is made.
-        record: how the picture was drawn; goes into the file, for other programs too.
+        record: how the picture was drawn; goes into the file, for other programs too. By default that which pictures of
+            ``ldm.load`` hold, ``image.info["record"]``.
         like: of a sheet, the record of its first picture, which other programs are told.
 
     Raises:
         UserError: the name's ending is no known format, the format cannot hold this picture or record, or the
             folder cannot be written.
     """
+    path = Path(path)
+    if record is None and like is None:
+        record = image.info.get("record")
     format = FORMATS[choose(path.suffix.lower(), FORMATS, "picture format")]
     if max(image.size) > _LONGEST_SIDE[format]:
         size = f"{image.width} x {image.height}"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ldm.batch import Batch, Progress, follows_scale, guides, sampler_row
+from ldm.begun import Begun
 from ldm.codec import VAECodec
 from ldm.conditioner import Condition
 from ldm.diffusion.control import Control
@@ -106,11 +107,16 @@ class Pipeline:
         guidance = defaults.get("guidance", 1.0) if how.guidance is None else how.guidance
         own = model.size if inputs.init is None else tuple(inputs.init.shape[-2:])
         height, width = how.height or own[0], how.width or own[1]
+        if row.spacing_named and how.spacing not in (None, row.spacing):
+            told = f"the sampler {name!r} has {row.spacing} times by its name"
+            raise UserError(f"{told}, and spacing says {how.spacing!r}")
         settled = how.model_copy(
             update={
                 "sampler": name,
                 "steps": how.steps or min(usual, model.process.num_train_timesteps),
+                "spacing": how.spacing or row.usual_spacing(self.denoiser.process),
                 "guidance": guidance,
+                "strength": how.strength if inputs.init is None else Begun.strength(how, model),
                 "height": height,
                 "width": width,
             }
@@ -143,7 +149,8 @@ def _check_area(height: int, width: int, scale: float) -> None:
 def _check_fields(how: Drawing, model: Model, inputs: Inputs) -> None:
     """Refuse what would do nothing with this model or these inputs."""
     if how.strength is not None and inputs.init is None:
-        raise UserError("strength says how much of a picture to redraw: give the picture (init) too")
+        told = "strength says how much of a picture to redraw: give the picture (init) too"
+        raise UserError(f"{told}; of a second pass it is hires_strength")
     seeded = how.variation_seed is not None
     if (seeded and how.variation_strength is None) or (how.variation_strength and not seeded):
         raise UserError("a variation takes a variation_seed to turn towards, and a variation_strength, by how much")
@@ -179,6 +186,8 @@ def _check_guidance(how: Drawing, model: Model) -> None:
     for name in ("apg_eta", "apg_norm_threshold", "apg_momentum"):
         if _said(how, name) and not how.apg:
             raise IdleError(name, f"{name} is a setting of apg, which is off")
+    if how.guidance == 0 and not follows_scale(model):
+        raise UserError("guidance 0 leaves the prompt out; no guidance is 1, which diffusers calls 0 for turbo models")
     if guides(model, how):
         return
     why = "this network is told its scale" if follows_scale(model) else "at scale 1 there is none"

@@ -60,8 +60,8 @@ def fit_preview(latents: Tensor, pictures: Tensor) -> LatentPreview:
         UserError: there are too few positions to fit to, or a value is not finite.
     """
     channels, factor = latents.shape[1], pictures.shape[-1] // latents.shape[-1]
-    small = F.avg_pool2d(pictures.double().cpu(), factor)
-    x, y = (maps.double().cpu().movedim(1, -1).flatten(0, 2) for maps in (latents, small))  # (N h w, C), (N h w, K)
+    small = F.avg_pool2d(pictures.cpu().double(), factor)
+    x, y = (maps.cpu().double().movedim(1, -1).flatten(0, 2) for maps in (latents, small))  # (N h w, C), (N h w, K)
     if len(x) <= channels:
         raise UserError(f"a preview of {channels} latent channels needs more than {channels} positions, got {len(x)}")
     if not (x.isfinite().all() and y.isfinite().all()):

@@ -74,6 +74,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def _fsync(path: Path) -> None:
+    if os.name == "nt":  # where a folder cannot be opened, nor a file be flushed that is open for reading
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -6,10 +6,12 @@ another batch are rounded in another order. On a CPU in float32 every picture is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from pydantic import Field
 
@@ -52,11 +54,13 @@ def load(
     Raises:
         UserError: the model or an option is not to be had.
     """
-    where = accel.pick_device(device)
-    kind = accel.pick_dtype(dtype, where)
+    where = accel.pick_device(None if device is None else str(device))
+    kind = accel.pick_dtype(None if dtype is None else str(dtype).removeprefix("torch."), where)
     model = open_model(EMBEDDED if place is None else place, Loading.checked(weights), kind)
     asked = {"device": device, "dtype": dtype, "attention": attention, "compile": compile, **weights}
     loading = {key: value for key, value in asked.items() if value not in (None, False)}
+    if model.commit is not None:
+        loading["revision"] = model.commit  # a branch moves on
     live = bool(loading.get("live"))
     prepared = accel.prepare_model(model, where, kind, attention, compile, pack=not live)
     studio = Studio(prepared, where, kind, None if place is None else str(place), loading)
@@ -72,7 +76,7 @@ class _Loaded(Loading):
     dtype: str | None = None
     attention: str = "sdpa"
     compile: bool = False
-    threads: int | None = None
+    threads: int | None = Field(default=None, ge=1, le=1024)
 
 
 class _Company(Settings):
@@ -123,8 +127,20 @@ def draw_again(
     if company.place_in_batch >= len(together):
         raise UserError(f"the record is of picture {company.place_in_batch} in a batch of {len(together)}")
     drawn = Drawing.checked({**drawing, "negative": record.negative})
-    found = studio.draw([c for c, _ in together], [s for _, s in together], drawn, files, progress)
+    with _threads(how.threads):
+        found = studio.draw([c for c, _ in together], [s for _, s in together], drawn, files, progress)
     return found[company.place_in_batch]
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """As many threads as then: sums that are shared among others are rounded in another order."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(wanted or own)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
 
 
 def _picture_files(company: _Company, allow_pickle: bool) -> PictureFiles:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm.drawing import RANDOM
 from ldm.errors import UserError
 from ldm.weights.lora_syntax import parse_lora
 
@@ -56,7 +58,11 @@ _PICTURES = (
     "outpaint",
     "outpaint_fill",
 )
-_CONTROL = re.compile(r"(?P<net>.+?)=(?P<hint>.+?)(:(?P<scale>[\d.]+)(:(?P<start>[\d.]+)-(?P<end>[\d.]+))?)?")
+_CONTROL = re.compile(
+    r"(?P<net>.+?)=(?P<hint>.+?)(:(?P<scale>[+-]?[\d.]+(e[+-]?\d+)?)(:(?P<start>[\d.]+)-(?P<end>[\d.]+))?)?",
+    re.IGNORECASE,
+)
+_ENDING = ".safetensors"  # of a LoRA, which may be left out
 
 
 def drawing_of(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,9 +73,30 @@ def drawing_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 def loading_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     """What ``ldm.load`` takes beside the model; only what was asked for."""
     found = {key: flags[key] for key in _LOADING if flags[key] not in (None, False)}
-    loras = tuple((Path(file), weight) for file, weight in map(parse_lora, flags["loras"] or ()))
+    loras = tuple((_lora_file(file), weight) for file, weight in map(parse_lora, flags["loras"] or ()))
     lists = {"loras": loras, "embeddings": tuple(flags["embeddings"] or ())}
     return {**found, **{key: value for key, value in lists.items() if value}}
+
+
+def _lora_file(name: str) -> Path:
+    whole = name + _ENDING
+    return Path(whole if not os.path.exists(name) and os.path.exists(whole) else name)
+
+
+def series_seed(seed: int | None) -> int | None:
+    """The seed of the first picture, where one was asked for; -1 asks for none, as in AUTOMATIC1111's web UI."""
+    return None if seed == RANDOM else seed
+
+
+def only(values: Sequence[str] | None, flag: str) -> str | None:
+    """What was given with a flag that can be given once.
+
+    Raises:
+        UserError: it was given more often.
+    """
+    if values and len(values) > 1:
+        raise UserError(f"{flag} is given {len(values)} times ({' and '.join(map(repr, values))}): give it once")
+    return values[0] if values else None
 
 
 def pictures_of(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ldm.errors import UserError
+
+MOST_SHOWN = 5  # mistakes of one message
+LONGEST = 80  # characters of a wrong value
 
 
 class Settings(BaseModel):
     """A frozen pydantic model that refuses keys it does not know, and numbers that are none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    other_names: ClassVar[tuple[str, ...]] = ()  # to think of when a key is misspelt
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
@@ -27,13 +31,46 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            allowed = list(cls.model_fields)
-            lines = explain_all([(item, ".".join(map(str, item["loc"])), allowed) for item in error.errors()])
-            raise UserError("; ".join(lines)) from error
+            allowed = [*cls.model_fields, *cls.other_names]
+            found = [(item, _place(item["loc"], values), allowed) for item in error.errors()]
+            lines = explain_all(_first_of_lists(found))
+            more = f"; and {len(lines) - MOST_SHOWN:,} more mistakes" if len(lines) > MOST_SHOWN else ""
+            raise UserError("; ".join(lines[:MOST_SHOWN]) + more) from error
 
 
 # pydantic speaks of Python and of JSON; a configuration has neither.
-_PLAIN = {"model_type": "should be a group of keys and values", "tuple_type": "should be a list"}
+_PLAIN = {
+    "model_type": "should be a group of keys and values",
+    "tuple_type": "should be a list",
+    "path_type": "should be a path",
+}
+
+
+def _place(location: Sequence[Any], values: Any) -> str:
+    """The dotted key of an error: pydantic also names the kind that it tried, which no key or index of ours is."""
+    names = []
+    for at, name in enumerate(location):
+        held = values if isinstance(values, Mapping) else dict(enumerate(values)) if _is_list(values) else {}
+        missing = isinstance(values, Mapping) and at == len(location) - 1
+        if at == 0 or name in held or missing:
+            names.append(str(name))
+            values = held.get(name)
+    return ".".join(names)
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, list | tuple)
+
+
+def _first_of_lists(errors: list[tuple[Any, str, list[str]]]) -> list[tuple[Any, str, list[str]]]:
+    """Of one mistake in several items of a list, the first."""
+    first: dict[tuple[str, str], str] = {}
+    kept = []
+    for error, place, allowed in errors:
+        same = (re.sub(r"\.\d+(?=\.|$)", ".", place), error["type"])
+        if first.setdefault(same, place) == place:
+            kept.append((error, place, allowed))
+    return kept
 
 
 def explain_all(errors: Sequence[tuple[Any, str, list[str]]]) -> list[str]:
@@ -72,7 +109,13 @@ def _explain(error: Any, place: str, allowed: list[str]) -> tuple[str, str, str]
         return place, f"should be one of {expected}", f", got {tag!r}{_nearest(tag, _quoted(expected))}"
     message = _PLAIN.get(kind, str(error["msg"])).removeprefix("Value error, ").removeprefix("Input ")
     hint = _nearest(str(given), _quoted(context["expected"])) if kind == "literal_error" else ""
-    return place, message, "" if isinstance(given, dict) else f", got {given!r}{hint}"
+    return place, message, "" if isinstance(given, dict) else f", got {_short(given)}{hint}"
+
+
+def _short(given: Any) -> str:
+    """As Python shows it, on one line: an array fills a page."""
+    shown = re.sub(r"\s*\n\s*", " ", repr(given))
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."
 
 
 def _nearest(given: str, allowed: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,19 +19,21 @@ from ldm.batch import Progress, moves
 from ldm.conditioner import Condition
 from ldm.drawing import Drawing
 from ldm.errors import UserError
-from ldm.flops import Meter
+from ldm.flops import Meter, unmetered
 from ldm.images import to_pil
 from ldm.metadata.record import Cost, InputFile, ModelUsed, Record, hash_pixels, installed_versions
 from ldm.pipeline import Pipeline, check_request
 from ldm.preview import LatentPreview, preview_of
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.fingerprint import fingerprint, fingerprints
+from ldm.weights.hub import looks_like_name
 from ldm.weights.lora_files import read_lora
 from ldm.weights.lora_live import LiveLoras
 from ldm.weights.model import Model
 from ldm.weights.opening import Loading, lora_targets
 from ldm.workpieces import PictureFiles, prepare
 
+PROMPTS_KEPT = 64  # a context of SDXL takes 0.6 MB of the device
 PREVIEW_SIDE = 128  # pixels of the pictures that a preview is fitted to
 
 
@@ -54,6 +57,8 @@ class Studio(Pipeline):
         self.place, self.loading = place, dict(loading)
         self._meter = Meter()
         self._live: LiveLoras | None = None
+        if isinstance(model.conditioner, TextConditioner):
+            model.conditioner.remember, model.conditioner.together = PROMPTS_KEPT, False
 
     def __call__(
         self,
@@ -81,7 +86,8 @@ class Studio(Pipeline):
             UserError: anything the user can mend.
         """
         conditions = [prompt] if prompt is None or isinstance(prompt, str | int) else list(prompt)
-        seeds = [seed + k for k in range(len(conditions))]
+        first = _whole(seed)
+        seeds = [first + k for k in range(len(conditions))]
         how, files = Drawing.checked(options), PictureFiles.checked(pictures)
         drawn = self.draw(conditions, seeds, how, files, progress and (lambda _: progress))
         for image, record in drawn:
@@ -99,23 +105,29 @@ class Studio(Pipeline):
             UserError: the model was not loaded with ``live=True``, or a LoRA cannot be read or is for another model.
                 The LoRAs are as before then.
         """
-        wanted = Loading.checked({"loras": tuple(loras)}).loras
+        wanted = Loading.checked({"loras": loras}).loras
         if not self.loading.get("live"):
             raise UserError("LoRAs were merged into this model, if any; ldm.load(..., live=True) lets them be changed")
         targets = lora_targets(self.model)
         live = self._live = self._live or LiveLoras(targets)
+        names = {file: f"{file}@{fingerprint(file)[:8]}" for file, _ in wanted}  # a file may change between two calls
         weights: dict[str, float] = {}
         for file, weight in wanted:
-            weights[str(file)] = weights.get(str(file), 0.0) + weight
+            weights[names[file]] = weights.get(names[file], 0.0) + weight
         before = dict(live.weights)
         try:
-            for file in [file for file in weights if file not in before]:
-                live.add(replace(read_lora(Path(file), targets), name=file), 0.0)
+            for file, name in names.items():
+                if name not in live.weights:
+                    live.add(replace(read_lora(file, targets), name=name), 0.0)
         finally:
             live.set_weights(before)
-        live.set_weights(weights)
+        if weights:
+            live.set_weights(weights)
+        else:
+            live.remove()  # and let go of their memory
         if isinstance(self.model.conditioner, TextConditioner):
             self.model.conditioner.forget()
+        self._meter = Meter()  # the layers cost something else now
         self.loading["loras"] = wanted
         self.__dict__.pop("_put_in", None)
 
@@ -124,7 +136,8 @@ class Studio(Pipeline):
         """Shows latents on the way as pictures without decoding them; fitted to the codec when first asked for."""
         codec, (height, width) = self.model.codec, self.model.size
         largest = max(1, PREVIEW_SIDE // codec.factor) * codec.factor
-        return preview_of(codec, codec.colours, min(height, largest), min(width, largest))
+        with unmetered():
+            return preview_of(codec, codec.colours, min(height, largest), min(width, largest))
 
     def settled(self, how: Drawing, files: PictureFiles) -> Drawing:
         """The settings that ``draw`` will come to.
@@ -142,6 +155,7 @@ class Studio(Pipeline):
         how: Drawing,
         files: PictureFiles = PictureFiles(),  # noqa: B008  frozen, so it can be shared
         progress: Callable[[int], Progress] | None = None,
+        finished: Callable[[int, Image.Image, Record], object] | None = None,
     ) -> list[tuple[Image.Image, Record]]:
         """Pictures and their records.
 
@@ -151,6 +165,7 @@ class Studio(Pipeline):
             how: to draw.
             files: pictures to begin from or to follow.
             progress: is told how many moves there will be, and gives what is called after each.
+            finished: is given each picture as soon as it is drawn, with its place among them.
 
         Raises:
             UserError: anything the user can mend.
@@ -165,6 +180,8 @@ class Studio(Pipeline):
         found: dict[int, tuple[Image.Image, Record]] = {}
         for batch in batches:
             began = time.perf_counter()
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
             with self._meter.running():
                 drawn = self.generate(
                     [conditions[i] for i in batch],
@@ -179,6 +196,8 @@ class Studio(Pipeline):
             for place, (i, image) in enumerate(zip(batch, images, strict=True)):
                 drawing = {**asked, **({"batch": company, "place_in_batch": place} if company else {})}
                 found[i] = image, self._record(conditions[i], seeds[i], drawing, inputs, image, cost)
+                if finished is not None:
+                    finished(i, *found[i])
         return [found[i] for i in range(len(conditions))]
 
     def _cost(self, seconds: float, pictures: int) -> Cost:
@@ -197,6 +216,14 @@ class Studio(Pipeline):
         """What was put into the model."""
         how = of_weights(self.loading)
         return fingerprints(how.files(), how.variant, how.allow_pickle)
+
+    @property
+    def _name(self) -> str:
+        """Of the model, for people."""
+        folder = self.model.folder or Path("model")
+        if self.place is not None and looks_like_name(self.place):
+            return self.place
+        return folder.stem if folder.is_file() else folder.name
 
     def _record(
         self,
@@ -217,7 +244,7 @@ class Studio(Pipeline):
                 "drawing": rest,
                 "inputs": inputs,
                 "model": ModelUsed(
-                    name=(self.model.folder or Path("model")).stem,
+                    name=self._name,
                     source=self.place or "",
                     hash=self.fingerprint,
                 ),
@@ -227,6 +254,13 @@ class Studio(Pipeline):
                 "cost": cost,
             }
         )
+
+
+def _whole(seed: object) -> int:
+    try:
+        return operator.index(seed)  # pyright: ignore[reportArgumentType]
+    except TypeError as error:
+        raise UserError(f"seed should be a whole number, of the first picture; got {seed!r}") from error
 
 
 def of_weights(loading: Mapping[str, Any]) -> Loading:
@@ -244,7 +278,7 @@ def _plain(value: Any) -> Any:
 
 
 def _peak_memory(device: torch.device) -> float | None:
-    """The most memory in use so far, in MiB: allocated on a GPU, resident otherwise."""
+    """The most memory in use, in MiB: allocated on a GPU for this batch, otherwise resident, by the process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if platform.system() == "Windows":

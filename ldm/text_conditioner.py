@@ -54,18 +54,21 @@ class TextConditioner:
         towers: frozen.
         window: tokens in a window, its start and end included.
         zero_for_none: the condition None is a context of zeros rather than that of the empty prompt (SDXL).
+        remember: contexts of so many prompts are kept, as captions and the empty prompt recur.
+        together: encode the prompts of a call in one batch. Off, and in float32 on a CPU, one by one: then no prompt's
+            context depends, in its last bits, on the others.
     """
 
     accepts = "a prompt in words"
 
     def __init__(self, *towers: Tower, zero_for_none: bool = False, remember: int = 1024) -> None:
-        """``remember``: contexts of so many prompts are kept, as captions and the empty prompt recur."""
+        """The towers are frozen here."""
         self.towers = towers
         for tower in towers:
             tower.encoder.eval().requires_grad_(False)
         self.window = min(int(tower.encoder.config.max_position_embeddings) for tower in towers)
         self.zero_for_none = zero_for_none
-        self.remember = remember
+        self.remember, self.together = remember, True
         self._known: dict[tuple[Any, ...], Context] = {}
 
     def forget(self) -> None:
@@ -121,9 +124,8 @@ class TextConditioner:
             raise UserError(f"clip_skip should be from 1 (as trained) to {layers}, the layers to be had; got {skip}")
 
     def _batches(self, unknown: list[Condition]) -> list[list[Condition]]:
-        """In float32 on a CPU one by one, so that no prompt's context depends, in its last bits, on the others."""
         weight = next(self.towers[0].encoder.parameters())
-        if weight.device.type == "cpu" and weight.dtype == torch.float32:
+        if not self.together or (weight.device.type == "cpu" and weight.dtype == torch.float32):
             return [[condition] for condition in unknown]
         return [unknown] if unknown else []
 

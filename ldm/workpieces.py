@@ -6,11 +6,10 @@ drawn picture -> back into its region, with what the mask keeps untouched
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from PIL import Image
@@ -30,7 +29,7 @@ from ldm.regions import Box, fit_image, masked_region, pad_for_outpainting, past
 from ldm.schema import Settings
 from ldm.weights.components import Reading
 from ldm.weights.controlnets import read_controlnet
-from ldm.weights.fingerprint import fingerprints
+from ldm.weights.fingerprint import fingerprint, fingerprints
 from ldm.weights.model import Model
 
 
@@ -182,8 +181,14 @@ def _opened(files: PictureFiles, mode: Literal["L", "RGB"]) -> tuple[Image.Image
         return picture, prepare_mask(mask, *picture.size, blur=files.mask_blur)
     if files.mask is None:
         return picture, None
-    mask = open_picture(files.mask, "L")
-    return picture, prepare_mask(mask, *picture.size, invert=files.invert_mask, blur=files.mask_blur)
+    mask = open_picture(files.mask, "L", background=(0, 0, 0))  # what is transparent is not masked
+    if abs(mask.width * picture.height - mask.height * picture.width) > 0.02 * mask.width * picture.height:
+        sizes = f"{mask.width}x{mask.height}, and the picture {picture.width}x{picture.height}"
+        raise UserError(f"the mask is {sizes}: their proportions differ")
+    mask = prepare_mask(mask, *picture.size, invert=files.invert_mask, blur=files.mask_blur)
+    if mask.getextrema() == (0, 0):
+        raise UserError("the mask is empty: there is nothing to draw")
+    return picture, mask
 
 
 def _region(
@@ -203,9 +208,9 @@ def _sized(how: Drawing, model: Model, picture: Image.Image | None) -> Drawing:
 
 
 def _controls(files: PictureFiles, model: Model, how: Drawing) -> tuple[Control, ...]:
-    found = []
+    found, nets = [], _control_nets(files.controls, model)
     for control in files.controls:
-        net = _control_net(control.net, control.allow_pickle, *_runs(model.net))
+        net = nets[control.net, control.allow_pickle]
         mode = "L" if net.config.conditioning_channels == 1 else "RGB"
         hint = fit_image(open_picture(control.hint, mode), how.width or 0, how.height or 0, files.fit)
         found.append(Control(net, (from_pil(hint)[None] + 1) / 2, control.scale, control.start, control.end))
@@ -219,11 +224,33 @@ def _runs(net: nn.Module) -> tuple[torch.dtype, torch.device, str]:
     return first.dtype, first.device, next(backends, "sdpa")
 
 
-@functools.lru_cache(maxsize=2)
-def _control_net(
-    place: Path, allow_pickle: bool, dtype: torch.dtype, device: torch.device, attention: str
-) -> ControlNet:
-    """Kept, because settings are checked before anything is drawn, and a table of them is drawn in several turns."""
+_nets: dict[tuple[Any, ...], ControlNet] = {}
+
+
+def _control_nets(controls: Sequence[ControlFile], model: Model) -> dict[tuple[Path, bool], ControlNet]:
+    """The nets by place and permission.
+
+    Those of the last call are kept, because settings are checked before anything is drawn, and a table of them is drawn
+    in several turns.
+    """
+    runs = _runs(model.net)
+    keys = {
+        (control.net, control.allow_pickle): (control.net, control.allow_pickle, _digest(control), *runs)
+        for control in controls
+    }
+    for key in _nets.keys() - set(keys.values()):
+        del _nets[key]
+    for key in keys.values():
+        if key not in _nets:
+            _nets[key] = _read_net(key[0], key[1], *runs)
+    return {short: _nets[key] for short, key in keys.items()}
+
+
+def _digest(control: ControlFile) -> str | None:
+    return fingerprint(control.net, allow_pickle=control.allow_pickle) if control.net.exists() else None
+
+
+def _read_net(place: Path, allow_pickle: bool, dtype: torch.dtype, device: torch.device, attention: str) -> ControlNet:
     net = read_controlnet(place, Reading(dtype=dtype, allow_pickle=allow_pickle))
     prepare_module(net, device=device, dtype=dtype, attention=attention)
     return net

@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 from tiny_models import written
 
 import ldm
-from ldm.drawing import Drawing
+from ldm.drawing import ALIASES, Drawing, find_key
 from ldm.errors import UserError
 from ldm.plans.axes import Axis, parse_axis
 from ldm.plans.job import Job, Plan, Request, groups, numbered, seeded
-from ldm.plans.keys import ALIASES, find_key
 from ldm.plans.lines import read_requests
 from ldm.plans.matrix import matrix, parse
 from ldm.plans.table import table
@@ -103,7 +102,7 @@ WRONG_LINES = [
     ('{"prompt": "x", "cfg_scale": 1e999}', "cfg_scale: should be a finite number"),
     ('{"prompt": "x", "cfg_scale": 1, "guidance": 2}', "'cfg_scale' and 'guidance' are the same setting"),
     ('{"prompt": "x", "guidance_interval": [0, 0.5, 1]}', "guidance_interval"),
-    ('{"prompt": "x", "seed": -1}', "seed: should be greater than or equal to 0, got -1"),
+    ('{"prompt": "x", "seed": -2}', "seed: should be greater than or equal to 0, got -2"),
     ('{"prompt": "x", "seed": 18446744073709551616}', "seed: "),
     ('{"prompt": "x", "seed": 1' + "0" * 6000 + "}", "no JSON"),
     ('{"prompt": "x", "output": ""}', "output: "),
@@ -137,7 +136,8 @@ def test_a_wrong_line_is_named(file: Callable[..., str], line: str, told: str) -
         (b"a cat\r\nna\xefve", "line 2: byte 0xef is no UTF-8"),
         (b"a cat\r\xff", "line 2: byte 0xff is no UTF-8"),
         ("a cat".encode("utf-16"), "is UTF-16"),
-        (b"a cat\n--prompt x --steps 3", "line 2 begins with --"),
+        (b"a cat\n--prompt x --steps 3", "line 2 holds --prompt"),
+        (b"a castle --steps 3", "line 1 holds --steps"),
     ],
 )
 def test_a_file_that_holds_no_prompts_is_refused(file: Callable[..., str], data: bytes, told: str) -> None:

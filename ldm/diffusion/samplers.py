@@ -197,6 +197,11 @@ class Sampler:
     aliases: tuple[str, ...] = field(default=())
     spacing_named: bool = False
 
+    def usual_spacing(self, process: Process) -> str:
+        """That of its times where nothing is said."""
+        usable = self.spacing_named or self.spacing in process.spacings
+        return self.spacing if usable else process.spacings[0]
+
     def grid(
         self,
         process: Process,
@@ -206,11 +211,10 @@ class Sampler:
         end: str = "clean",
     ) -> Grid:
         """The times of this sampler on ``process``; ``offset`` and ``end`` are the model's scheduler's."""
-        usable = self.spacing_named or self.spacing in process.spacings
         return time_grid(
             process,
             self.steps if steps is None else steps,
-            spacing or (self.spacing if usable else process.spacings[0]),
+            spacing or self.usual_spacing(process),
             offset=offset,
             whole=self.whole,
             skip_last=self.skip_last,

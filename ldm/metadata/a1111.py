@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -76,7 +76,8 @@ def _prompt(record: Record) -> str:
     """With the LoRAs as tags, as those programs write and read them."""
     found = record.loading.get("loras")
     pairs = [pair for pair in found if _is_lora(pair)] if isinstance(found, list) else []
-    return " ".join([_asked(record.prompt), *(f"<lora:{PurePath(file).stem}:{weight:g}>" for file, weight in pairs)])
+    tags = [f"<lora:{PurePath(file).stem}:{weight:g}>" for file, weight in pairs]
+    return " ".join([_asked(record.prompt).strip(), *tags]) if tags else _asked(record.prompt)
 
 
 def _is_lora(pair: Any) -> bool:
@@ -102,8 +103,20 @@ def _settings(record: Record) -> dict[str, Any]:
         "Model hash": model.hash[:10] if model.hash else None,
         "Model": re.sub("[,:]", "", model.name),
         **others,
+        **_second_pass(drawing),
         "RNG": "CPU",
         "Version": f"ldm {record.versions.get('ldm', '')}".strip(),
+    }
+
+
+def _second_pass(drawing: Mapping[str, Any]) -> dict[str, Any]:
+    if drawing.get("hires_scale", 1) == 1:
+        return {}
+    return {
+        "Denoising strength": drawing.get("hires_strength"),
+        "Hires upscale": drawing["hires_scale"],
+        "Hires steps": drawing.get("hires_steps"),
+        "Hires upscaler": str(drawing.get("hires_upscaler", "")).capitalize() or None,
     }
 
 

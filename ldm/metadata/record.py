@@ -55,7 +55,7 @@ class Cost(Settings):
 
     Attributes:
         seconds: that the drawing took; of a batch, this picture's share.
-        peak_memory: of the device that drew, in MiB.
+        peak_memory: in MiB: allocated on a GPU for the batch; on a CPU, of the process so far.
         flops: floating-point operations; None when they were not counted.
     """
 

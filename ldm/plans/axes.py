@@ -22,10 +22,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from ldm.diffusion.grid import SPACINGS
 from ldm.diffusion.samplers import find_sampler
-from ldm.drawing import Drawing
+from ldm.drawing import Drawing, find_key
 from ldm.errors import UserError, choose
 from ldm.plans.job import LARGEST_SEED, MOST_PICTURES, NOTHING, shortened
-from ldm.plans.keys import find_key
 
 _NUMBER = r"\s*([+-]?\s*(?:\d{1,20}(?:\.\d{0,9})?|\.\d{1,9}))\s*"  # no more digits than Decimal is exact in
 _RANGE = re.compile(rf"{_NUMBER}-{_NUMBER}(?:\({_NUMBER}\)|\[\s*(\d{{1,20}})\s*\])?\s*", re.ASCII)
@@ -162,7 +161,7 @@ def _value(key: str, kind: type, item: str) -> Any:
     value = getattr(Drawing.checked({key: given}), key)
     if key == "sampler":
         find_sampler(value)
-    if key == "spacing":
+    if key == "spacing" and value is not None:
         choose(value, SPACINGS, "spacing")
     return value
 

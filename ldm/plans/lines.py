@@ -14,6 +14,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +22,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from ldm.drawing import Drawing
+from ldm.drawing import RANDOM, Drawing, find_key
 from ldm.errors import UserError
 from ldm.plans.job import LARGEST_SEED, Request, shortened
-from ldm.plans.keys import find_key
 from ldm.schema import explain_all
 
 STDIN = "-"
 _LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines knows more, and prompts may hold those
 _OBJECT = re.compile(r'\{\s*"')
-_FLAG = re.compile(r"--[A-Za-z]")
+_FLAG = re.compile(r"(?:^|\s)(--[A-Za-z][\w-]*)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST_SHOWN = 200  # characters of a message about one line
 
@@ -81,10 +81,10 @@ def _lines(data: bytes, name: str) -> Iterator[tuple[int, str]]:
 
 
 def _from_text(line: str, place: str) -> Request:
-    if _FLAG.match(line):
+    if flag := _FLAG.search(line):
         raise UserError(
-            f"{place} begins with --: a line of text is a prompt. Settings of single lines go in JSON Lines, as in "
-            '{"prompt": "a cat", "steps": 30}'
+            f"{place} holds {shortened(flag[1])}: a line of text is a prompt. Settings of single lines go in JSON "
+            'Lines, as in {"prompt": "a cat", "steps": 30}'
         )
     return Request(line, place=place)
 
@@ -100,6 +100,8 @@ def _from_object(line: str, place: str) -> Request:
         if field in typed:
             raise UserError(f"{place}: {typed[field]!r} and {key!r} are the same setting: give one")
         typed[field] = key
+    if values.get(typed.get("seed", "")) == RANDOM:
+        values[typed["seed"]] = secrets.randbelow(2**32)
     checked = _check({field: values[key] for field, key in typed.items()}, typed, place)
     drawing = {field: getattr(checked, field) for field in typed if field not in _OWN}
     return Request(checked.prompt, checked.seed, drawing, checked.output, place)

@@ -57,7 +57,8 @@ def load_embedding(path: Path, allow_pickle: bool = False, token: str | None = N
     word, vectors = _vectors(path, found)
     token = path.stem if word is None and token is None else token or word
     if not token or any(letter.isspace() for letter in token):
-        raise UserError(f"an embedding is called by one word, not {token!r} ({path}); another can be given with token=")
+        advice = "rename the file" if word is None else "it is the name of the tensor in the file"
+        raise UserError(f"an embedding is called by one word, not {token!r} ({path}): {advice}")
     return Embedding(token, {tower: _checked(path, value) for tower, value in vectors.items()})
 
 
@@ -127,7 +128,8 @@ def add_embedding(encoder: Any, tokenizer: Any, embedding: Embedding, tower: str
     taken = [token for token in tokens if token in known]
     if taken:
         raise UserError(
-            f"the tokenizer has a token {taken[0]!r} already, so the embedding {embedding.token!r} needs another word"
+            f"the tokenizer has a token {taken[0]!r} already, so the embedding {embedding.token!r} needs another word: "
+            "rename the file (one of diffusers holds the word itself, as the name of its tensor)"
         )
     table = encoder.get_input_embeddings()
     tokenizer.add_tokens(tokens)

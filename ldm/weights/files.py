@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.weights.absent import check_file
+from ldm.weights.first_bytes import mistaken_for_weights
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -116,21 +118,12 @@ def convert(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing{_beside(path)}")
+    check_file(path)
     try:
         yield
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file: {error}") from error
-
-
-def _beside(path: Path) -> str:
-    """What else of its kind there is: half-precision variants and pickles are often all that was fetched."""
-    found = sorted(file.name for end in ("safetensors", "bin") for file in path.parent.glob(f"*.{end}"))
-    if not found:
-        return ""
-    advice = "; a *.safetensors of the same part may be renamed, a *.bin must be converted to safetensors"
-    return f"; beside it there is {', '.join(found[:3])}{advice}"
+        reason = mistaken_for_weights(path) or error
+        raise UserError(f"{path} ({path.stat().st_size} bytes) is damaged or no safetensors file: {reason}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

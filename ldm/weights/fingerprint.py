@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ldm.metadata.record import InputFile
 from ldm.publishing import write_whole
+from ldm.weights.absent import check_file
 from ldm.weights.variants import STEMS, find_weights
 
 _BASE = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -22,8 +23,12 @@ def fingerprint(place: Path, variant: str | None = None, allow_pickle: bool = Fa
 
     Of several files it is that of their hashes. Hashing gigabytes takes seconds, so hashes are remembered in the
     user's cache, by path, size and time of change.
+
+    Raises:
+        UserError: there is no such file or folder, or no weights in the folder.
     """
-    if place.is_file():
+    if not place.is_dir():
+        check_file(place)
         return _hash(place)
     folder = place / "unet" if (place / "unet").is_dir() else place
     digests = [_hash(path) for path in find_weights(folder, STEMS[0], variant, allow_pickle)]

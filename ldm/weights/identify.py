@@ -10,6 +10,8 @@ from pathlib import Path
 
 from ldm.errors import UserError
 from ldm.weights.files import read_json
+from ldm.weights.incomplete import fault_of
+from ldm.weights.lora_told import lora_family, trainers_notes
 from ldm.weights.modelspec import told_configs
 from ldm.weights.outline import EMA, Outline, naming_of_controlnet, outline_of
 from ldm.weights.parts import CONFIG, INDEX, listed_parts
@@ -27,6 +29,7 @@ _STEERING = {  # a name that tells -> what it is
     r"^(adapter\.)?body\.\d+\.(resnets\.\d+\.)?block1\.weight$": "T2I-Adapter",
     r"^(image_proj|ip_adapter)\.": "IP-Adapter",
 }
+_GOES_TO = {"LoRA": "--lora", "textual inversion": "--embedding"}  # the flag that takes it
 _OTHER_ADAPTERS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "oft_blocks": "OFT", "dora_scale": "DoRA"}
 
 
@@ -48,6 +51,8 @@ def identify(path: Path, allow_pickle: bool = False) -> Told:
         return _folder(path)
     stored = open_stored(path, allow_pickle)
     told = _kind(stored)
+    if "LoRA" in told["kind"]:
+        told |= trainers_notes(stored.metadata)
     fields = ("title", "architecture", "author", "date", "license", "resolution")
     header = {name: stored.metadata.get(f"modelspec.{name}", "") for name in fields}
     return {
@@ -56,6 +61,11 @@ def identify(path: Path, allow_pickle: bool = False) -> Told:
         "tensors": f"{len(stored.shapes):,d} of {count_numbers(stored.shapes):,d} numbers",
         **{key: value for key, value in header.items() if value},
     }
+
+
+def with_article(kind: str) -> str:
+    """A kind as part of a sentence: ``a LoRA``."""
+    return kind if kind.startswith(("a ", "an ")) else f"{'an' if kind[0] in 'AEIO' else 'a'} {kind}"
 
 
 def count_numbers(shapes: Shapes) -> int:
@@ -69,10 +79,9 @@ def dtypes_in(dtypes: Iterable[str]) -> str:
 
 
 def _kind(stored: Stored) -> Told:
-    for look in (_lora, _embedding, _steering):
-        told = look(stored.shapes)
-        if told is not None:
-            return told
+    told = _of_no_model(stored.shapes)
+    if told is not None:
+        return told
     naming = naming_of_controlnet(stored.shapes)
     own = {} if naming is None else {"kind": "ControlNet", "form": "single file", "naming": naming}
     try:
@@ -86,7 +95,22 @@ def _kind(stored: Stored) -> Told:
         told["prediction"] = f"{outline.prediction} ({_EVIDENCE[str(outline.prediction_from)]})"
     if not own:
         told["moving average"] = "yes" if any(name.startswith(EMA) for name in stored.shapes) else "no"
-    return told
+    fault = fault_of(outline, stored.shapes)
+    return {**told, "fault": fault} if fault else told
+
+
+def misplaced(path: Path, stored: Stored) -> str | None:
+    """What to say of a file that is given as a model and goes elsewhere; None where nothing better is known."""
+    told = _of_no_model(stored.shapes)
+    if told is None:
+        return None
+    flag = next((flag for word, flag in _GOES_TO.items() if told["kind"].startswith(word)), None)
+    advice = f"give a model as --model, and this as {flag}" if flag else "it cannot be used here"
+    return f"{path} is {with_article(told['kind'])} and holds no part of Stable Diffusion: {advice}"
+
+
+def _of_no_model(shapes: Shapes) -> Told | None:
+    return next((told for look in (_lora, _embedding, _steering) if (told := look(shapes))), None)
 
 
 def _of_model(outline: Outline) -> Told:
@@ -118,6 +142,9 @@ def _lora(shapes: Shapes) -> Told | None:
     told["layers"] = str(sum(ranks.values()))
     text = [key for key in shapes if re.match(r"(lora_te|text_encoder)", key)]
     told["parts"] = "unet, text encoder" if text and len(text) < len(shapes) else "text encoder" if text else "unet"
+    family = lora_family(shapes)
+    if family:
+        told["for"] = family
     return told
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ldm.errors import UserError, choose
 from ldm.publishing import disk_trouble, write_whole
 from ldm.weights.files import read_tensors, write_tensors
+from ldm.weights.identify import UNKNOWN, identify, with_article
 from ldm.weights.lora import Lora, LoraLayer, check_targets
 from ldm.weights.lora_metadata import header, read_peft_settings
 from ldm.weights.lora_names import Finder, Key, Layer, kohya_keys, other_form, parse_key, peft_keys, some
@@ -81,7 +82,9 @@ def _refuse_others(path: Path, keys: list[str]) -> None:
         raise UserError(f"{path} is {form} ({len(forms)} tensors such as {key}); only LoRA and LoCon are read")
     strange = [key for key in keys if parse_key(key) is None]
     if len(strange) == len(keys):
-        raise UserError(f"{path} holds no LoRA: {f'its tensors are {some(strange)}' if keys else 'it is empty'}")
+        kind = identify(path)["kind"]
+        told = f"its tensors are {some(strange)}" if kind == UNKNOWN else f"it is {with_article(kind)}"
+        raise UserError(f"{path} holds no LoRA: {told if keys else 'it is empty'}")
     if strange:
         raise UserError(f"{path} has {len(strange)} tensors that are no part of a LoRA ({some(strange)})")
 

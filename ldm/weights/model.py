@@ -18,6 +18,7 @@ from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL
 from ldm.publishing import disk_trouble, replacing
 from ldm.text_conditioner import TextConditioner
+from ldm.weights.absent import check_file, near, told_address
 from ldm.weights.components import AS_THEY_ARE, Reading, load_module, load_tower, save_module, save_tower
 from ldm.weights.files import read_json, write_json
 from ldm.weights.habits import habits
@@ -39,6 +40,7 @@ class Model:
         defaults: ``sampler``, ``steps`` and ``guidance`` for drawing.
         provenance: how it was trained, for ``ldm info``.
         folder: where it was read from.
+        commit: of the hub, if it is from there.
     """
 
     net: nn.Module
@@ -50,6 +52,7 @@ class Model:
     defaults: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    commit: str | None = None
 
     @property
     def inpaints(self) -> bool:
@@ -242,6 +245,8 @@ def load_vae(folder: Path, how: Reading = AS_THEY_ARE) -> AutoencoderKL:
     Raises:
         UserError: a file is missing or damaged, or it is no autoencoder.
     """
+    if not folder.is_dir():
+        check_file(folder)
     place = folder if (folder / CONFIG).is_file() else folder / "vae"
     vae = load_module(place, how)
     if not isinstance(vae, AutoencoderKL):
@@ -261,6 +266,9 @@ def _load_conditioner(folder: Path, parts: set[str], zero_for_none: bool, how: R
     return NoConditioner()
 
 
+_A_MODEL = f"a model is a .safetensors file, a folder (with {INDEX}, or a run of `ldm train`), or owner/name on the hub"
+
+
 def resolve(place: str | Path) -> Path:
     """The model folder that ``place`` means: itself, or the newest checkpoint of a run.
 
@@ -273,7 +281,7 @@ def resolve(place: str | Path) -> Path:
     if folder.is_file():
         raise UserError(f"{folder} is a file, and a model is a folder in the layout of diffusers, with {INDEX} in it")
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; a model is a folder with {INDEX}, or a run of `ldm train`")
+        raise UserError(told_address(folder) or f"{folder}: no such folder or file{near(folder)}; {_A_MODEL}")
     newest = latest_checkpoint(folder)
     if newest is None:
         raise UserError(

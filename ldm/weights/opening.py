@@ -75,7 +75,7 @@ def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None
         UserError: it is not to be had, or something in ``how`` is not for it.
     """
     predicted(how)  # before anything is fetched
-    path, reading = locate(place, how), Reading(how.variant, dtype, how.allow_pickle)
+    (path, commit), reading = _located(place, how), Reading(how.variant, dtype, how.allow_pickle)
     vae = None if how.vae is None else _read_vae(how.vae, reading)
     if path.is_file():
         model = _from_file(path, how, dtype, vae)
@@ -84,6 +84,7 @@ def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None
             raise UserError(f"ema is for single files that hold two U-Nets, and {path} is a folder")
         model = load_model(path, reading)
         model.prediction = how.prediction or model.prediction
+    model.commit = commit
     if vae is not None:
         model.codec = VAECodec(_in_place(vae, model, how.vae))
     for file in how.embeddings:
@@ -111,14 +112,20 @@ def locate(place: str | Path, how: Loading) -> Path:
     Raises:
         UserError: there is none, or ``how`` has a revision or variant that is not for it.
     """
+    return _located(place, how)[0]
+
+
+def _located(place: str | Path, how: Loading) -> tuple[Path, str | None]:
+    """The file or folder, and the commit of what is on the hub."""
     if isinstance(place, str) and looks_like_name(place):
-        return fetch(place, how.revision, how.variant).path
+        fetched = fetch(place, how.revision, how.variant)
+        return fetched.path, fetched.commit
     if how.revision is not None:
         raise UserError(f"revision is for names on the hub (owner/name), and {place} is none")
     path = Path(place)
     if path.is_file() and how.variant is not None:
         raise UserError(f"variant is for folders with several files of weights, and {path} is a file")
-    return path if path.is_file() else resolve(path)
+    return (path if path.is_file() else resolve(path)), None
 
 
 def _from_file(path: Path, how: Loading, dtype: torch.dtype | None, vae: AutoencoderKL | None) -> Model:

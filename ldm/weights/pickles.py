@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.weights.absent import check_file
+from ldm.weights.first_bytes import foreign_zip, mistaken_for_weights
 
 FLAG = "--allow-pickle"
 _NESTS = ("state_dict", "string_to_param")  # of checkpoints, and of textual inversion
@@ -43,8 +45,7 @@ def form_of(path: Path) -> Literal["safetensors", "pickle"]:
     Raises:
         UserError: it is missing, is neither, or its name says the other.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is missing")
+    check_file(path)
     with path.open("rb") as file:
         start = file.read(512)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8:
@@ -54,7 +55,10 @@ def form_of(path: Path) -> Literal["safetensors", "pickle"]:
     elif path.suffix == ".safetensors":
         found = "safetensors"  # whose reader says what is wrong with it
     else:
-        raise UserError(f"{path} is neither a safetensors file nor a pickle")
+        reason = mistaken_for_weights(path)
+        raise UserError(f"{path} is neither a safetensors file nor a pickle{f': {reason}' if reason else ''}")
+    if found == "pickle" and (other := foreign_zip(path)):
+        raise UserError(f"{path} is {other}")
     if found == "pickle" and path.suffix == ".safetensors":
         raise UserError(
             f"{path} is a pickle that calls itself safetensors: do not trust it (under its true ending, .ckpt, "

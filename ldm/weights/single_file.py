@@ -15,6 +15,7 @@ from ldm.weights.components import build_empty, fill_module
 from ldm.weights.compvis import places
 from ldm.weights.families import Family, Part
 from ldm.weights.files import convert, write_tensors
+from ldm.weights.identify import misplaced
 from ldm.weights.modelspec import describe_parts, sign, told_configs
 from ldm.weights.outline import outline_of
 from ldm.weights.stored import open_stored
@@ -71,7 +72,7 @@ def read_single_file(
     try:
         outline = outline_of(stored, told_configs(stored.metadata), ema=ema, prediction=prediction)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(misplaced(path, stored) or f"{path}: {error}") from error
     wanted = {source.name for sources in outline.sources.values() for source in sources.values()}
     tensors = stored.take(wanted, dtype)
     parts = {name: Part(config) for name, config in outline.configs.items()}
