@@ -51,8 +51,6 @@ app = typer.Typer(
     help="Latent text-to-image diffusion: draw, train, look inside.",
 )
 
-_LORA_HELP = "merged into the model; also <lora:FILE:WEIGHT> in a prompt"
-
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="what to draw; for label models, a label")]
 MorePrompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="the same, as an option")]
 FromFile = Annotated[str | None, typer.Option("--from-file", help="a prompt per line, or JSON lines; - is stdin")]
@@ -81,7 +79,7 @@ Apg = Annotated[bool, typer.Option("--apg", help="adaptive projected guidance: s
 Syntax = Annotated[str, typer.Option("--prompt-syntax", help="a1111: (words:1.2) are weighed; plain: they are not")]
 ClipSkip = Annotated[int, typer.Option("--clip-skip", help="which layer of the text encoder, from the last: 1, 2, ...")]
 Variation = Annotated[
-    int | None, typer.Option("--variation-seed", help="turn the start noise towards this seed's; -1: any")
+    int | None, typer.Option("--variation-seed", help="turn the start noise towards this seed's; or -1")
 ]
 VariationBy = Annotated[float | None, typer.Option("--variation-strength", help="by this part of the way, 0 to 1")]
 Init = Annotated[Path | None, typer.Option("--init-image", "-i", help="picture to begin from")]
@@ -106,7 +104,9 @@ HiresUpscaler = Annotated[str, typer.Option("--hires-upscaler", help="what is en
 HiresStrength = Annotated[float, typer.Option("--hires-strength", help="part redrawn the second time")]
 HiresSteps = Annotated[int | None, typer.Option("--hires-steps", help="of the second time; default: the same")]
 Tiled = Annotated[bool, typer.Option("--tiled", "--vae-tiling", help="decode in bands: less memory, the same picture")]
-Loras = Annotated[list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT]", help=_LORA_HELP)]
+Loras = Annotated[
+    list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT]", help="also <lora:FILE:WEIGHT> in a prompt")
+]
 Embeddings = Annotated[list[Path] | None, typer.Option("--embedding", help="a file of textual inversion")]
 OtherVae = Annotated[Path | None, typer.Option("--vae", help="file or folder of another autoencoder")]
 Variant = Annotated[str | None, typer.Option("--variant", help="which files of a folder, such as fp16")]
@@ -135,6 +135,7 @@ Target = Annotated[Path, typer.Argument(metavar="DST", help="folder for diffuser
 Form = Annotated[str, typer.Option("--to", help="diffusers or single-file; for a LoRA, peft or kohya")]
 StoredDtype = Annotated[str | None, typer.Option("--dtype", help="fp32, fp16 or bf16; default: as they are")]
 HalfVariant = Annotated[bool, typer.Option("--half-variant", help="a folder of *.fp16.safetensors")]
+MergedLoras = Annotated[list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT]", help="merged into the model")]
 LoraModel = Annotated[str | None, typer.Option("--model", "-m", help="of a LoRA: a model that it is for")]
 
 
@@ -260,7 +261,7 @@ def convert(
     vae: OtherVae = None,
     ema: Ema = False,
     prediction: PredictionName = None,
-    loras: Loras = None,
+    loras: MergedLoras = None,
     model: LoraModel = None,
     allow_pickle: AllowPickle = False,
 ) -> None:

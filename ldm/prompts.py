@@ -4,6 +4,9 @@
     (word:1.3)    1.3 times as strong        \\( \\) \\[ \\] \\\\     the character itself
     BREAK         what follows begins a new window of the text encoder
 
+What else the web UI reads, and we do not, is refused rather than drawn as words: prompt editing ``[a:b:0.5]``,
+alternation ``[a|b]``, composition ``a AND b``, and tags ``<name:...>``; those of LoRAs are for ``ldm generate``.
+
 Brackets nest, and their weights multiply. One that is never closed reaches to the end, and one that was never
 opened is a character like any other.
 """
@@ -12,6 +15,8 @@ from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
+
+from ldm.errors import UserError
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 _TOKEN = re.compile(
@@ -22,6 +27,11 @@ _TOKEN = re.compile(
     r"|(?P<text>[^\\()\[\]:]+|[\\:])"
 )
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_AND = re.compile(r"\sAND\s")
+_TAG = re.compile(r"<\s*([A-Za-z]\w*)\s*:[^<>]*>")
+_EDITING = re.compile(r":\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*", re.ASCII)
+
+_AS_WORDS = "with prompt_syntax plain it is taken as words"
 
 
 class Span(NamedTuple):
@@ -32,7 +42,12 @@ class Span(NamedTuple):
 
 
 def parse(prompt: str) -> list[list[Span]]:
-    """A prompt as parts between its BREAKs (at least one), each of spans; no two neighbours have the same weight."""
+    """A prompt as parts between its BREAKs (at least one), each of spans; no two neighbours have the same weight.
+
+    Raises:
+        UserError: it has syntax of the web UI that is not supported.
+    """
+    _refuse(prompt)
     parts: list[list[Span]] = [[]]
     for text, weight in _spans(prompt):
         first, *others = _BREAK.split(text)
@@ -51,7 +66,8 @@ def plain(prompt: str) -> list[list[Span]]:
 def expand(prompt: str, tokenizer: Any) -> str:
     """Write every token of each learned word of several vectors where a prompt has the word.
 
-    The tokenizer finds a word in either case and inside longer words, and so does this.
+    The tokenizer finds a word in either case and inside longer words, and so does this. ComfyUI writes
+    ``embedding:`` before such a word, which is left out.
     """
     added = tokenizer.get_added_vocab()
     words = {}
@@ -63,8 +79,40 @@ def expand(prompt: str, tokenizer: Any) -> str:
     if not words:
         return prompt
     longest_first = sorted(words, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
-    return pattern.sub(lambda match: words.get(match[0].lower(), match[0]), prompt)
+    pattern = re.compile(f"(?:embedding:)?({'|'.join(map(re.escape, longest_first))})", re.IGNORECASE)
+    return pattern.sub(lambda match: words.get(match[1].lower(), match[1]), prompt)
+
+
+def _refuse(prompt: str) -> None:
+    """Say so, where the web UI would read something that is not supported here."""
+    if tag := _TAG.search(prompt):
+        if tag[1].lower() == "lora":
+            raise UserError(
+                f"{tag[0]!r}: LoRAs in a prompt, not in a negative one, are read by `ldm generate`; in Python give "
+                "loras= to ldm.load, or set_loras"
+            )
+        raise UserError(f"the tag {tag[0]!r} is not supported; {_AS_WORDS}")
+    if _AND.search(prompt):
+        raise UserError(f"AND between prompts, in capitals, is not supported; {_AS_WORDS}")
+    opened: list[tuple[str, list[str]]] = []  # each open bracket, and what stands in it but in no inner one
+    for match in _TOKEN.finditer(prompt):
+        kind, text = match.lastgroup, match.group()
+        if kind == "open":
+            opened.append((text, []))
+        elif opened and text[-1] == {"(": ")", "[": "]"}[opened[-1][0]] and kind != "escaped":
+            bracket, inside = opened.pop()
+            if bracket == "[":
+                _refuse_square("".join(inside))
+        elif opened:
+            opened[-1][1].append("\\" if kind == "escaped" else text)
+
+
+def _refuse_square(inside: str) -> None:
+    if "|" in inside:
+        raise UserError(f"alternation [a|b] is not supported, got '[{inside}]'; {_AS_WORDS}")
+    last = inside.rfind(":")
+    if last >= 0 and _EDITING.fullmatch(inside, last):
+        raise UserError(f"prompt editing [a:b:0.5] is not supported, got '[{inside}]'; {_AS_WORDS}")
 
 
 def _spans(prompt: str) -> list[tuple[str, float]]:

@@ -252,12 +252,16 @@ def test_places_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").write_bytes(b"x")
     (tmp_path / "empty").mkdir()
     for name, message in (
-        ("nowhere", "no such folder; a model is a folder with model_index.json"),
+        ("nowhere", r"no such folder or file; a model is a \.safetensors file, a folder .*, or owner/name on the hub"),
+        ("modle.ckpt", r"no such folder or file \(near: model\.ckpt\)"),
+        ("emty", r"no such folder or file \(near: empty\)"),
         ("model.ckpt", "is a file, and a model is a folder"),
         ("empty", "found neither model_index.json nor checkpoints"),
     ):
         with pytest.raises(UserError, match=message):
             resolve(tmp_path / name)
+    with pytest.raises(UserError, match=r"https://hub\.org/a/b is an address: download the file, or give owner/name"):
+        resolve("https://hub.org/a/b")
 
 
 def test_info_of_a_damaged_folder_exits_with_its_name(copy: Callable[[str], Path]) -> None:

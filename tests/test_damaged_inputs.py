@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 from tiny_families import vae
 from torch import Tensor
 
+from ldm.errors import UserError
 from ldm.weights.components import describe
 from ldm.weights.families import Part
+from ldm.weights.fingerprint import fingerprint
 from ldm.weights.single_file import write_single_file
 
 FLAGS = ["--seed", "3", "--steps", "2", "--dtype", "fp32", "-o", "o.png"]
@@ -125,6 +127,35 @@ BROKEN: dict[str, Callable[[Path], object]] = {  # no file of safetensors any mo
     "a shape of another size": lambda path: with_header(path, lambda one: one["shape"].append(3)),
     "a folder": folder_instead,
 }
+ELSEWHERE = {  # files in a place that is for others, and what is said
+    "-m style.safetensors": "style.safetensors is a LoRA and holds no part of Stable Diffusion: "
+    "give a model as --model, and this as --lora",
+    "-m zebra.safetensors": "zebra.safetensors is a textual inversion and holds no part of Stable Diffusion: "
+    "give a model as --model, and this as --embedding",
+    "-m sd1 --vae style.safetensors": "style.safetensors is a LoRA and holds no part of Stable Diffusion",
+    "-m sd1 --lora one.safetensors": "one.safetensors holds no LoRA: it is a model of a shape of its own",
+    "-m sd1 --lora zebra.safetensors": "zebra.safetensors holds no LoRA: it is a textual inversion",
+    "-m sd1 --lora vae.safetensors": "vae.safetensors holds no LoRA: it is a vae alone",
+    "-m sd1 --lora stile.safetensors": "stile.safetensors is missing: there is no such file (near: style.safetensors",
+    "-m sd1 --embedding zebr.safetensors": "zebr.safetensors is missing: there is no such file (near: zebra",
+    "-m sd1 --vae vea.safetensors": "vea.safetensors is missing: there is no such file (near: vae.safetensors",
+    "-m sd1 --control styel.safetensors=init.png": "styel.safetensors is missing: there is no such file (near: style",
+    "-m sd1 --lora other": "other is a folder, not a file",
+    "-m sd1 --embedding other": "other is a folder, not a file",
+    "-m onee.safetensors": "onee.safetensors: no such folder or file (near: one.safetensors",
+}
+
+
+@pytest.mark.parametrize("line", ELSEWHERE)
+def test_files_that_belong_elsewhere_or_nowhere(place: Path, line: str) -> None:
+    assert ELSEWHERE[line] in refused("generate", "two", *line.split(), *FLAGS)
+
+
+def test_the_hash_of_what_is_missing(place: Path) -> None:
+    with pytest.raises(UserError, match=r"^stile\.safetensors is missing: there is no such file \(near: style"):
+        fingerprint(Path("stile.safetensors"))
+
+
 CHANGED: dict[str, Callable[[dict[str, Tensor], str], object]] = {  # whole, but not what it should be
     "a tensor lost": lambda tensors, name: tensors.pop(name),
     "a tensor narrower": lambda tensors, name: tensors.update({name: tensors[name][..., 1:].contiguous()}),

@@ -145,21 +145,22 @@ def test_a_picture_is_read_as_what_it_shows(name: str) -> None:
         image, options = JPEGS[name]
         image.save(path, **options)  # type: ignore[arg-type]
         shown = Image.open(path)
-    assert run(*drawn_from(str(path)), "-o", "o.png") == (0, "")
-    assert pixels(Image.open("o.png")) == from_plain(pixels(shown.convert("RGB")))
+    clear = name.startswith("clear")  # a mask is not drawn where it is transparent, rather than white
+    assert run(*drawn_from(str(path), "whole.png" if clear else str(path)), "-o", "o.png") == (0, "")
+    assert pixels(Image.open("o.png")) == from_plain(pixels(shown.convert("RGB")), clear)
     assert run("show", str(path)) == (0, "")
     assert "holds no record of ldm" in refused("replay", str(path))
 
 
-def drawn_from(picture: str) -> list[str]:
-    words = [*roles(picture)["init"], "--mask", picture, *roles(picture)["hint"], "-W", "32", "-H", "32"]
+def drawn_from(picture: str, mask: str) -> list[str]:
+    words = [*roles(picture)["init"], "--mask", mask, *roles(picture)["hint"], "-W", "32", "-H", "32"]
     return ["generate", "two", *FLAGS, *words]
 
 
 @functools.cache
-def from_plain(shown: tuple[str, tuple[int, int], bytes]) -> tuple[str, tuple[int, int], bytes]:
+def from_plain(shown: tuple[str, tuple[int, int], bytes], whole: bool) -> tuple[str, tuple[int, int], bytes]:
     Image.frombytes(*shown).save("plain.png")
-    assert run(*drawn_from("plain.png"), "-o", "expected.png") == (0, "")
+    assert run(*drawn_from("plain.png", "whole.png" if whole else "plain.png"), "-o", "expected.png") == (0, "")
     return pixels(Image.open("expected.png"))
 
 
@@ -251,10 +252,25 @@ def test_a_picture_of_ours_that_was_cut_off(name: str) -> None:
     assert name in refused("replay", name, "--verify")
 
 
-def test_an_empty_mask_and_one_of_another_size() -> None:
+def test_a_mask_is_not_drawn_where_it_is_transparent() -> None:
+    square = (4, 4, 16, 12)
+    plain, clear = Image.new("L", (24, 20)), Image.new("RGBA", (24, 20), (255, 255, 255, 0))
+    plain.paste(255, square)
+    clear.paste((255, 255, 255, 255), square)
+    for image, name in ((plain, "plain_mask.png"), (clear, "clear_mask.png")):
+        image.save(name)
+        assert run("generate", "two", *FLAGS, "-i", "whole.png", "--mask", name, "-o", f"of_{name}") == (0, "")
+    assert pixels(Image.open("of_plain_mask.png")) == pixels(Image.open("of_clear_mask.png"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--only-masked"]])
+def test_an_empty_mask_is_refused(flags: list[str]) -> None:
     Image.new("L", (24, 20)).save("black.png")
-    code, _ = run("generate", "two", *FLAGS, "-i", "whole.png", "--mask", "black.png", "-o", "o.png")
-    assert code == 0
-    assert pixels(Image.open("o.png")) == pixels(COLOURS)  # nothing was asked for, and nothing changed
-    said = refused("generate", "two", *FLAGS, "-i", "whole.png", "--mask", "black.png", "--only-masked", "-o", "p.png")
+    said = refused("generate", "two", *FLAGS, "-i", "whole.png", "--mask", "black.png", *flags, "-o", "p.png")
     assert "the mask is empty" in said
+
+
+def test_a_mask_of_other_proportions_is_refused() -> None:
+    Image.new("L", (24, 40), 255).save("tall.png")
+    said = refused("generate", "two", *FLAGS, "-i", "whole.png", "--mask", "tall.png", "-o", "p.png")
+    assert "the mask is 24x40, and the picture 24x20: their proportions differ" in said

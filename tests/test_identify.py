@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,82 @@ ODD = {"a.b": torch.ones(()), "c.lora_down.weight": torch.ones(())}
 )
 def test_kinds(tensors: dict[str, Tensor], expected: dict[str, str], tmp_path: Path) -> None:
     assert expected.items() <= told_of(tensors, tmp_path).items()
+
+
+def reading(width: int, key: str, tail: str) -> dict[str, Tensor]:
+    """A LoRA of a layer that reads text of this width."""
+    return {
+        f"{key}{tail}": torch.ones(4, width),
+        f"{key}{tail.replace('down', 'up').replace('_A', '_B')}": torch.ones(8, 4),
+    }
+
+
+KOHYA_KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+PEFT_KEY = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2"
+
+
+@pytest.mark.parametrize(
+    ("width", "family"),
+    [
+        (768, "Stable Diffusion 1.x"),
+        (1024, "Stable Diffusion 2.x"),
+        (2048, "Stable Diffusion XL"),
+        (1280, "no family that is known"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("key", "tail"),
+    [
+        (KOHYA_KEY, ".lora_down.weight"),
+        (f"{PEFT_KEY}.to_k", ".lora_A.weight"),
+        (f"{PEFT_KEY}.to_k", ".lora.down.weight"),
+        (f"{PEFT_KEY}.processor", ".to_k_lora.down.weight"),
+    ],
+)
+def test_the_family_of_a_lora(width: int, family: str, key: str, tail: str, tmp_path: Path) -> None:
+    assert told_of(reading(width, key, tail), tmp_path)["for"] == family
+
+
+def test_a_lora_of_another_network(tmp_path: Path) -> None:
+    assert told_of(two("lora_unet_double_blocks_0", 4, *KOHYA), tmp_path)["for"] == "no family that is known"
+    assert "for" not in told_of(two("lora_te_text_model", 4, *KOHYA), tmp_path)
+
+
+def test_what_a_trainer_wrote(tmp_path: Path) -> None:
+    counts = {"1_cats": {"cat": 5, "hat ": 3, "bat": 1}, "2_hats": {"hat": 4, "mat": 2, "rat": 2, "vat": 2, "x": "y"}}
+    notes = {
+        "ss_base_model_version": "sd_v1",
+        "ss_output_name": "my\x1b[2J\ncats",
+        "ss_tag_frequency": json.dumps(counts),
+    }
+    told = told_of(two(KOHYA_KEY, 4, *KOHYA), tmp_path, **notes)
+    assert told["trained on"] == "sd_v1"
+    assert told["called"] == r"my\x1b[2J cats"
+    assert told["frequent tags"] == "hat, cat, mat, rat, vat"
+    for odd in ("[" * 100_000, "[1]", '{"a": 1, "b": {"c": null}}', "no"):
+        assert "frequent tags" not in told_of(two(KOHYA_KEY, 4, *KOHYA), tmp_path, ss_tag_frequency=odd)
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> dict[str, tuple[int, ...]]:
+    parts = full_size(FAMILIES[0])
+    return {name: tuple(tensor.shape) for name, tensor in joined(parts).items()}
+
+
+def test_a_model_that_lacks_something(shapes: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
+    def fault(changed: dict[str, tuple[int, ...]]) -> str:
+        return identify(announced(tmp_path / "a.safetensors", changed)).get("fault", "")
+
+    def without(start: str) -> dict[str, tuple[int, ...]]:
+        return {name: shape for name, shape in shapes.items() if not name.startswith(start)}
+
+    assert fault(shapes) == ""
+    assert fault(without("first_stage_model.")) == "it holds no vae; one can be given as --vae"
+    assert fault(without("cond_stage_model.")) == "it holds no text_encoder"
+    lost = "model.diffusion_model.out.2.bias"
+    assert "unet does not fit its configuration: 1 missing (conv_out.bias)" in fault(without(lost))
+    narrow = "first_stage_model.decoder.conv_out.bias"
+    assert "vae does not fit its configuration: 1 of another shape" in fault({**shapes, narrow: (2,)})
 
 
 def test_pickles_are_asked_about(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ldm.errors import UserError
 from ldm.weights.converting import convert_model
 from ldm.weights.families import FAMILIES, SD_SCALE, Part, vae_config
 from ldm.weights.model import save_model
-from ldm.weights.single_file import joined
+from ldm.weights.single_file import joined, read_single_file
 
 
 def shown(place: Path, **options: bool) -> str:
@@ -234,6 +235,65 @@ def test_damaged_folders(damage: Callable[[Path], object], message: str, tmp_pat
         describe(str(folder))
 
 
+def test_half_a_file_is_told_with_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a.b": torch.ones(500), "c.d": torch.ones(500)}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    with pytest.raises(UserError, match=f"it is incomplete: {len(whole) - 1000:,d} of {len(whole):,d} bytes"):
+        describe(str(path))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WebP"])
+def test_a_picture_in_place_of_weights(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.safetensors", kind)
+    with pytest.raises(UserError, match=f"it is a {kind} picture"):
+        read_single_file(tmp_path / "a.safetensors")
+
+
+def test_a_zip_is_no_pickle(tmp_path: Path) -> None:
+    for name, inside, message in (
+        ("a.zip", "b/model.safetensors", "a zip with b/model.safetensors inside: unpack it"),
+        ("a.ckpt", "model.safetensors", "a zip with model.safetensors inside: unpack it"),
+        ("a.safetensors", "readme.txt", "a zip without weights in it"),
+    ):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(inside, "x")
+        with pytest.raises(UserError, match=message):
+            describe(str(tmp_path / name))
+
+
+def test_names_and_addresses_are_not_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"own/name: no such .*on the hub .* are not looked up by info"):
+        describe("own/name")
+    with pytest.raises(UserError, match=r"https://a\.org/b/c\.safetensors is an address: download the file"):
+        describe("https://a.org/b/c.safetensors")
+
+
+def test_a_folder_of_loose_files(tmp_path: Path) -> None:
+    save_file(LORA, tmp_path / "style.safetensors")
+    save_file({"emb_params": torch.ones(2, 768)}, tmp_path / "word.safetensors")
+    (tmp_path / "page.safetensors").write_text("<html>")
+    torch.save({"emb_params": torch.ones(2, 768)}, tmp_path / "old.pt")
+    (tmp_path / "notes.txt").write_text("mine")
+    *most, page, style, word = shown(tmp_path).splitlines()
+    assert most[1:] == ["  old.pt: pickle, not opened (see --allow-pickle)"]
+    assert page.startswith("  page.safetensors: ")
+    assert page.endswith("it is a web page, not a model: download it again, perhaps after logging in")
+    assert style == "  style.safetensors: LoRA, for no family that is known"
+    assert word == "  word.safetensors: textual inversion"
+    assert "  old.pt: textual inversion" in shown(tmp_path, allow_pickle=True)
+
+
+def test_a_folder_of_many_files(tmp_path: Path) -> None:
+    for k in range(203):
+        (tmp_path / f"{k:03d}.safetensors").touch()
+    lines = shown(tmp_path).splitlines()
+    assert len(lines) == 202
+    assert lines[-1] == "  and 3 more"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -243,6 +303,13 @@ def test_damaged_folders(damage: Callable[[Path], object], message: str, tmp_pat
         ("empty.ckpt", b"", "neither a safetensors file nor a pickle"),
         ("folder/a.txt", b"", "found neither model_index.json nor checkpoints"),
         ("nowhere/../a", None, "no such folder"),
+        ("a.safetensors", b"<!DOCTYPE html><html>", "it is a web page, not a model: download it again"),
+        ("a.ckpt", b"\n<html>", "it is a web page, not a model: download it again"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "it is a git-lfs pointer"),
+        ("a.safetensors", b'{"error": "not found"}', "it is JSON, perhaps an error message of the server"),
+        ("a.safetensors", b"", "it is empty"),
+        ("a.safetensors", (9).to_bytes(8, "little") + b"{", "it is incomplete: 9 of more than 17 bytes"),
+        ("a.safetensors", (ord("<")).to_bytes(8, "little") + b"{", "it is incomplete: 9 of more than 68 bytes"),
     ],
 )
 def test_what_is_nothing_of_a_model(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:

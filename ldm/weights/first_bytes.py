@@ -22,7 +22,7 @@ def picture_kind(path: Path) -> str | None:
 def mistaken_for_weights(path: Path) -> str | None:
     """What a file that cannot be read as weights is instead, as the end of a sentence; None where that is unknown."""
     start, size = _start(path), path.stat().st_size
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    text = b"" if b"\0" in start else start.lstrip(b"\xef\xbb\xbf \t\r\n")  # lengths of headers have zeros
     picture = _picture(start)
     if not size:
         return "it is empty"
@@ -66,7 +66,7 @@ def _cut_off(path: Path, size: int) -> str | None:
     """That a safetensors file ends too early: it begins with the length of its header, which says where tensors are."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 10 or file.read(1) != b"{" or length > _LONGEST:
+        if file.read(1) != b"{" or length > _LONGEST:
             return None
         if size < 8 + length:
             return f"it is incomplete: {size:,d} of more than {8 + length:,d} bytes"

@@ -7,7 +7,7 @@ import re
 from ldm.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_TAG = re.compile(r"<lora:([^<>]*)>")
+_TAG = re.compile(r"<\s*lora\s*:([^<>]*)>", re.IGNORECASE)
 _SUFFIX = ".safetensors"
 
 
@@ -29,7 +29,7 @@ def parse_lora(text: str) -> tuple[str, float]:
 
 
 def split_tags(prompt: str) -> tuple[str, list[tuple[str, float]]]:
-    """Take every ``<lora:name>`` and ``<lora:name:weight>`` out of a prompt.
+    """Take every ``<lora:name>`` and ``<lora:name:weight>`` out of a prompt; capitals and spaces do not matter.
 
     Returns:
         The prompt without its tags, otherwise unchanged, and (name, weight) of each tag in order.
