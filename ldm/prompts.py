@@ -94,25 +94,25 @@ def _refuse(prompt: str) -> None:
         raise UserError(f"the tag {tag[0]!r} is not supported; {_AS_WORDS}")
     if _AND.search(prompt):
         raise UserError(f"AND between prompts, in capitals, is not supported; {_AS_WORDS}")
-    opened: list[tuple[str, list[str]]] = []  # each open bracket, and what stands in it but in no inner one
+    opened: list[tuple[int, list[str]]] = []  # where brackets are open, and what stands in each but in no inner one
     for match in _TOKEN.finditer(prompt):
         kind, text = match.lastgroup, match.group()
         if kind == "open":
-            opened.append((text, []))
-        elif opened and text[-1] == {"(": ")", "[": "]"}[opened[-1][0]] and kind != "escaped":
-            bracket, inside = opened.pop()
-            if bracket == "[":
-                _refuse_square("".join(inside))
+            opened.append((match.start(), []))
+        elif opened and kind in ("weight", "close") and text[-1] == {"(": ")", "[": "]"}[prompt[opened[-1][0]]]:
+            start, inside = opened.pop()
+            if text == "]":
+                _refuse_square("".join(inside), prompt[start : match.end()])
         elif opened:
             opened[-1][1].append("\\" if kind == "escaped" else text)
 
 
-def _refuse_square(inside: str) -> None:
+def _refuse_square(inside: str, whole: str) -> None:
     if "|" in inside:
-        raise UserError(f"alternation [a|b] is not supported, got '[{inside}]'; {_AS_WORDS}")
+        raise UserError(f"alternation [a|b] is not supported, got {whole!r}; {_AS_WORDS}")
     last = inside.rfind(":")
     if last >= 0 and _EDITING.fullmatch(inside, last):
-        raise UserError(f"prompt editing [a:b:0.5] is not supported, got '[{inside}]'; {_AS_WORDS}")
+        raise UserError(f"prompt editing [a:b:0.5] is not supported, got {whole!r}; {_AS_WORDS}")
 
 
 def _spans(prompt: str) -> list[tuple[str, float]]:

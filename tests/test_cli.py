@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -11,15 +12,19 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer.main
 from PIL import Image
 from tiny_models import written
 
 import ldm
 from ldm import cli
 from ldm.diffusion.samplers import SAMPLERS
+from ldm.drawing import ALIASES
+from ldm.requests import loading_of, parse_control
 
 LONG = "a thick tall one slanted to the right and " * 45  # 405 words
 DIGITS = Path(ldm.__file__).parent / "assets" / "mnist_label"
@@ -127,6 +132,70 @@ def test_every_flag_reaches_the_picture(place: Path) -> None:
         assert (full - less).abs().max() > 1e-4, name
 
 
+def test_every_name_of_a_setting_is_a_flag() -> None:
+    context: Any = typer.main.get_command(cli.app)
+    flags = {name: option.name for option in context.commands["generate"].params for name in option.opts}
+    normalize = context.context_settings["token_normalize_func"]
+    renamed = {"spacing": "scheduler"}
+    for name, field in ALIASES.items():
+        if len(name) > 1:  # -W and -H are for those
+            assert flags[f"--{normalize(name)}"] == renamed.get(field, field)
+    assert all(f"--{name}" in flags for name in cli.FLAG_ALIASES.values())
+    assert not any(f"--{name}" in flags for name in cli.FLAG_ALIASES)
+
+
+def test_flags_have_the_names_of_other_programs(place: Path) -> None:
+    ours = "--steps 3 --cfg-scale 2 --scheduler trailing --variation-seed 4 --variation-strength 0.3 -m ../models/text"
+    theirs = "--num_inference_steps 3 --cfg 2 --schedule-type Trailing --subseed 4 --subseed-strength 0.3 "
+    theirs += "--num-images-per-prompt 1 --ckpt ../models/text"
+    for flags, name in ((ours, "a.png"), (theirs, "b.png")):
+        assert call("generate", "two", *flags.split(), "-s", "1", "-o", name) == 0
+    assert Image.open("a.png").tobytes() == Image.open("b.png").tobytes()
+    assert call("generate", "--help") == 0
+
+
+def test_seed_minus_one_is_random(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = []
+    for _ in range(2):
+        assert call("generate", "two", "-m", "../models/text", "--steps", "1", "--seed", "-1", "-o", "a.png") == 0
+        seeds.append(int(capsys.readouterr().out.split("seed ")[1].split(",")[0]))
+    assert seeds[0] != seeds[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("canny=edges.png", {}),
+        ("canny=edges.png:-1", {"scale": -1.0}),
+        ("canny=edges.png:1e-1:0-0.5", {"scale": 0.1, "start": 0.0, "end": 0.5}),
+        ("canny=edges.png:+.5E0", {"scale": 0.5}),
+    ],
+)
+def test_numbers_of_a_control(text: str, numbers: dict[str, float]) -> None:
+    assert parse_control(text) == {"net": Path("canny"), "hint": Path("edges.png"), **numbers}
+
+
+def test_the_ending_of_a_lora_may_be_left_out(place: Path) -> None:
+    flags: dict[str, Any] = dict.fromkeys(inspect.signature(cli.generate).parameters)
+    for file in ("style.safetensors", "other", "other.safetensors"):
+        Path(file).touch()
+    asked = ["style:0.8", "other", "missing:2", "style.safetensors"]
+    found = [(Path("style.safetensors"), 0.8), (Path("other"), 1.0), (Path("missing"), 2.0)]
+    assert loading_of({**flags, "loras": asked})["loras"] == (*found, (Path("style.safetensors"), 1.0))
+
+
+def test_a_name_in_an_error_of_the_system_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise OSError(36, "File name too long", "a\x1b[31m")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(fail)
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert "File name too long" in shown
+    assert "\x1b" not in shown
+
+
 def test_guidance_below_zero_is_away_from_the_prompt(place: Path) -> None:
     assert call("generate", "3", "-m", "../models/label", "-o", "a.png", "--cfg-scale", "-2", "-s", "0") == 0
     (expected,) = ldm.load("../models/label")(3, guidance=-2)
@@ -155,7 +224,7 @@ MISTAKES = {
     "steps 0": ("two -m M/text --steps 0", "steps: should be greater than or equal to 1, got 0"),
     "steps beyond the process": ("two -m M/text --steps 5000", "steps must be between 1 and 1000"),
     "steps no number": ("two -m M/text --steps many", "--steps"),
-    "seed": ("two -m M/text --seed -1", "seed should be 0 or more, got -1"),
+    "seed": ("two -m M/text --seed -2", "seed should be 0 or more, got -2"),
     "seed too large": ("two -m M/text --seed 18446744073709551616", "seed 18446744073709551616 is not between"),
     "count": ("two -m M/text --count 0", "count should be 1 or more, got 0"),
     "count below 0": ("two -m M/text --count -3", "count should be 1 or more, got -3"),
@@ -183,6 +252,12 @@ MISTAKES = {
     "prompt unwanted": ("seven -m M/unconditional", "the model is unconditional and cannot be asked for 'seven'"),
     "guidance unwanted": ("-m M/unconditional --cfg-scale 3", "guidance 3.0 needs a conditional model"),
     "negative without guidance": ("two -m M/text -n three --cfg-scale 1", "negative 'three' would do nothing"),
+    "two axes of columns": (
+        "two -m M/text --x steps=2,3 --x cfg_scale=4,5",
+        "--x is given 2 times ('steps=2,3' and 'cfg_scale=4,5'): give it once",
+    ),
+    "hires steps 0": ("two -m M/text --hires-steps 0", "leave it out for the same number"),
+    "tag": ("two<hypernet:x:1> -m M/text", "the tag '<hypernet:x:1>' is not supported"),
     "unknown flag": ("two -m M/text --stesp 3", "No such option: --stesp"),
 }
 

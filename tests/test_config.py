@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pydantic
 import pytest
 import yaml
@@ -310,3 +311,43 @@ def test_mistakes_in_an_added_data_source_have_their_place():
     assert "data.limit: should be a valid integer" in said
     with pytest.raises(UserError, match=r"data\.source: .* 'mnist', 'folders', got 'folder'; did you mean 'folders'"):
         validate(tree(data={"source": "folder"}), "run.yaml", kinds)
+
+
+# ------------------------------------------------------------------- settings in Python
+
+
+class Pair(Settings):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+
+    first: Path | range | None = None
+    word: str | int | None = None
+    files: tuple[tuple[Path, float], ...] = ()
+
+
+def told(**values: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        Pair.checked(values)
+    return str(caught.value)
+
+
+def test_a_value_of_several_kinds_has_one_line_without_the_kinds() -> None:
+    assert told(word=["fog"]) == "word: should be a valid string or a valid integer, got ['fog']"
+    shown = told(first=np.zeros((300, 300)))
+    assert shown.startswith(
+        "first: should be a path or an instance of range, got array([[0., 0., 0., ..., 0., 0., 0.], ["
+    )
+    assert len(shown) < 140
+    assert "\n" not in shown
+
+
+def test_a_text_for_a_list_has_one_line_for_all_its_letters() -> None:
+    assert told(files=tuple("style.safetensors")) == "files.0: should be a list, got 's'"
+    assert told(files=[("a", 1), ("b", "x")]) == (
+        "files.1.1: should be a valid number, unable to parse string as a number, got 'x'"
+    )
+
+
+def test_a_page_of_mistakes_is_cut() -> None:
+    shown = told(**{f"key{k}": 1 for k in range(50)})
+    assert shown.count("unknown key") == 5
+    assert shown.endswith("; and 45 more mistakes")

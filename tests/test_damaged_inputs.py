@@ -151,6 +151,17 @@ def test_files_that_belong_elsewhere_or_nowhere(place: Path, line: str) -> None:
     assert ELSEWHERE[line] in refused("generate", "two", *line.split(), *FLAGS)
 
 
+def test_words_that_an_embedding_cannot_have(place: Path) -> None:
+    vectors = load_file("zebra.safetensors")
+    (tensor,) = vectors.values()
+    for name, known in (("two words.safetensors", "one word"), ("two.safetensors", "has a token 'two")):
+        save_file({"emb_params": tensor}, name)
+        said = refused("generate", "two", "-m", "sd1", "--embedding", name, *FLAGS)
+        assert known in said
+        assert "rename the file" in said
+        assert "token=" not in said
+
+
 def test_the_hash_of_what_is_missing(place: Path) -> None:
     with pytest.raises(UserError, match=r"^stile\.safetensors is missing: there is no such file \(near: style"):
         fingerprint(Path("stile.safetensors"))
@@ -182,6 +193,7 @@ def test_tensors_that_do_not_fit_are_named(place: Path, name: str, damage: str) 
     if damage == "a stranger" and name in ("one.safetensors", "vae.safetensors"):
         pytest.skip("single files carry tensors that nothing draws with")
     with_tensors(place / name, CHANGED[damage])
+    assert run("info", name)[0] in (0, 2)  # and no traceback
     # of an embedding, the word and not the file is what does not fit
     assert Path(name).stem.split("-")[0] in refused(*drawn(name, place))
 

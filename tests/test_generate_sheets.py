@@ -144,7 +144,7 @@ TABLES: dict[str, tuple[list[str], list[list[dict[str, Any]]]]] = {
         ["--x", "steps=2,3", "--y", "sampler=ddim,euler_a"],
         [[{"steps": n, "sampler": name} for n in (2, 3)] for name in ("ddim", "euler_a")],
     ),
-    "a row": (["--x", "clip_skip=1-3"], [[{"clip_skip": n} for n in (1, 2, 3)]]),
+    "a row": (["--x", "Clip Skip=1-3"], [[{"clip_skip": n} for n in (1, 2, 3)]]),
     "a column": (["--y", "cfg-scale=1,4"], [[{"guidance": 1.0}], [{"guidance": 4.0}]]),
     "seeds": (["--x", "seed=8,3"], [[{"seed": 8}, {"seed": 3}]]),
     "words": (["--x", "prompt=two,three"], [[{"prompt": "two"}, {"prompt": "three"}]]),

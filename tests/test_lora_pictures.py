@@ -176,3 +176,19 @@ def test_a_lora_that_is_wrong_is_known_before_the_first_picture(
     with pytest.raises(UserError, match=r"none\.safetensors"):
         generate(folders, "two", f"two <lora:{tmp_path / 'none'}>", "-o", tmp_path / "out.png")
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_live_lora_that_changes_in_its_place_is_read_again_and_none_is_kept(
+    folders: Folders, loras: list[Path], tmp_path: Path
+) -> None:
+    changing, ours = tmp_path / "changing.safetensors", load(folders, live=True)
+    before = sum(parameter.numel() for parameter in ours.model.net.parameters())
+    expected = []
+    for lora in loras:
+        changing.write_bytes(lora.read_bytes())
+        ours.set_loras([(changing, 0.3)])
+        expected.append(drawn_by_us(load(folders, live=True, loras=[(lora, 0.3)]), "ddim"))
+        assert torch.equal(drawn_by_us(ours, "ddim"), expected[-1])
+    assert not torch.equal(*expected)
+    ours.set_loras([])
+    assert sum(parameter.numel() for parameter in ours.model.net.parameters()) == before

@@ -21,6 +21,7 @@ from tiny_models import written
 import ldm
 from ldm.drawing import ALIASES, Drawing, find_key
 from ldm.errors import UserError
+from ldm.metadata.a1111 import SCHEDULES
 from ldm.plans.axes import Axis, parse_axis
 from ldm.plans.job import Job, Plan, Request, groups, numbered, seeded
 from ldm.plans.lines import read_requests
@@ -167,8 +168,76 @@ def test_no_bytes_make_a_traceback(tmp_path_factory: pytest.TempPathFactory, dat
 def test_every_name_of_a_setting_is_found() -> None:
     for name, field in [*ALIASES.items(), *((f, f) for f in Drawing.model_fields)]:
         assert field in Drawing.model_fields
-        assert find_key(name.upper().replace("_", "-")) == field
+        assert find_key(name.upper().replace("_", "-")) == find_key(name.title().replace("_", " ")) == field
     assert not set(ALIASES) & set(Drawing.model_fields)
+
+
+def test_settings_have_the_same_names_in_python() -> None:
+    ours = Drawing(steps=9, guidance=2.5, negative="fog", spacing="karras", strength=0.4, variation_seed=3)
+    theirs = {"num_inference_steps": 9, "cfg_scale": 2.5, "negative_prompt": "fog", "scheduler": "Karras"}
+    assert Drawing.checked({**theirs, "denoising_strength": 0.4, "subseed": 3}) == ours
+    with pytest.raises(UserError, match="'guidance' and 'guidance_scale' are the same setting"):
+        Drawing.checked({"guidance": 1, "guidance_scale": 2})
+    with pytest.raises(UserError, match="guidance_scal: unknown key; did you mean 'guidance_scale'"):
+        Drawing.checked({"guidance_scal": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("image", 'pictures={"init": ...}'),
+        ("init_image", 'pictures={"init": ...}'),
+        ("mask_image", 'pictures={"init": ..., "mask": ...}'),
+        ("generator", "seed="),
+        ("num_images_per_prompt", "the prompt as often as you want pictures"),
+    ],
+)
+def test_arguments_of_others_that_are_no_settings_say_what_is(name: str, told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        Drawing.checked({name: object()})
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("SGM Uniform", "trailing"),
+        ("sgm_uniform", "trailing"),
+        ("Align Your Steps", "ays"),
+        ("Uniform", "linspace"),
+        ("normal", "linspace"),
+        ("DDIM", "leading"),
+        ("Exponential", "exponential"),
+        ("ays-xl", "ays_xl"),
+        ("Automatic", None),
+        ("Trailin", "Trailin"),  # the grid refuses it by its name
+    ],
+)
+def test_spacings_have_the_names_of_the_web_ui_and_comfyui(name: str, ours: str | None) -> None:
+    assert Drawing.checked({"spacing": name}).spacing == ours
+
+
+def test_spacings_are_those_that_our_metadata_names() -> None:
+    for ours, theirs in SCHEDULES.items():
+        assert Drawing(spacing=theirs).spacing == ours.removesuffix("_xl")
+
+
+def test_minus_one_is_a_random_seed(file: Callable[..., str]) -> None:
+    asked = [Drawing(variation_seed=-1).variation_seed for _ in range(3)]
+    assert len(set(asked)) == 3
+    assert all(seed is not None and 0 <= seed < 2**32 for seed in asked)
+    line = '{"prompt": "a", "seed": -1, "subseed": -1, "subseed_strength": 0.5}'
+    one, other = read_requests(file(f"{line}\n{line}", "p.jsonl"))
+    assert None not in (one.seed, other.seed)
+    assert one.seed != other.seed
+    assert one.drawing["variation_seed"] != other.drawing["variation_seed"]
+    with pytest.raises(UserError, match="variation_seed: should be greater than or equal to 0, got -2"):
+        Drawing.checked({"variation_seed": -2})
+
+
+def test_settings_in_capitals_and_none() -> None:
+    assert Drawing.checked({"hires_upscaler": "Latent", "prompt_syntax": "A1111"}) == Drawing()
+    with pytest.raises(UserError, match="hires_steps: should be 1 or more; leave it out for the same number"):
+        Drawing.checked({"hires_steps": 0})
 
 
 @given(st.lists(st.none() | st.integers(0, 1000), min_size=1), st.integers(0, 2**32), st.integers(1, 4))

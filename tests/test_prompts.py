@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,8 +12,10 @@ from hypothesis import strategies as st
 from tiny_models import WIDTH, WINDOW, text_conditioner
 
 from ldm.errors import UserError
-from ldm.prompts import Span, parse, plain
+from ldm.prompts import Span, expand, parse, plain
 from ldm.text_conditioner import TextConditioner
+
+WORDS = re.compile(r"BREAK|AND|<.*:.*>", re.DOTALL)  # that mean more than themselves
 
 
 @pytest.mark.parametrize(
@@ -25,7 +30,7 @@ from ldm.text_conditioner import TextConditioner
         ("never opened) here]", [("never opened) here]", 1.0)]),
         ("a ratio of 3:2 (wide:1.5)", [("a ratio of 3:2 ", 1.0), ("wide", 1.5)]),
         ("(turned off:0) (away:-.5)", [("turned off", 0.0), (" ", 1.0), ("away", -0.5)]),
-        ("[square:1.3]", [("square:1.3", 1 / 1.1)]),
+        ("[square:round]", [("square:round", 1 / 1.1)]),
         (r"back\\slash \n", [("back\\slash \\n", 1.0)]),
         (
             "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
@@ -56,22 +61,76 @@ def test_break_parts_a_prompt_wherever_it_stands_as_a_word() -> None:
     assert plain("one BREAK (two)") == [[Span("one BREAK (two)")]]
 
 
+UNSUPPORTED = [
+    ("a [cat:dog:0.5]", r"prompt editing .* is not supported, got '\[cat:dog:0\.5\]'; with prompt_syntax plain"),
+    ("a [cat:0.5]", "prompt editing"),
+    ("a [(cat:1.2)::12 ] b", "prompt editing"),
+    ("([cat|dog] x:1.2)", r"alternation .* got '\[cat\|dog\]'; with prompt_syntax plain"),
+    ("[a\\]|b]", "alternation"),
+    ("[(cat:1.2)|dog]", "alternation"),
+    ("a cat AND a dog", "AND between prompts"),
+    ("a <lyco:x:1>", "the tag '<lyco:x:1>' is not supported"),
+    ("a <hypernet:x:1>", "the tag '<hypernet:x:1>'"),
+    ("a < LoRA :x:1>", "LoRAs in a prompt, .* in Python give loras= to ldm.load, or set_loras"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "told"), UNSUPPORTED, ids=[prompt for prompt, _ in UNSUPPORTED])
+def test_syntax_that_is_not_supported_is_no_words(prompt: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        parse(prompt)
+    assert plain(prompt) == [[Span(prompt)]]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["salt and pepper", "SANDY ANDES", "a|b", "3:2", "<cat-toy>", "a <3 b: c>", r"\[a|b\]", r"\[a:b:0.5\]"],
+)
+def test_what_only_looks_like_it_is(prompt: str) -> None:
+    assert parse(prompt) == [[Span(prompt.replace("\\", ""))]]
+
+
 @given(st.text())
 def test_any_text_can_be_parsed_and_no_character_is_made_up(prompt: str) -> None:
-    text = "".join(span.text for part in parse(prompt) for span in part)
+    try:
+        parts = parse(prompt)
+    except UserError:  # syntax that is not supported
+        return
+    text = "".join(span.text for part in parts for span in part)
     rest = iter(prompt)
     assert all(character in rest for character in text)  # a subsequence
 
 
-@given(st.text(alphabet=st.characters(blacklist_characters="()[]\\:")).filter(lambda text: "BREAK" not in text))
+@given(st.text(alphabet=st.characters(blacklist_characters="()[]\\:")).filter(lambda text: not WORDS.search(text)))
 def test_text_without_brackets_is_one_span(prompt: str) -> None:
     assert parse(prompt) == [[Span(prompt)] if prompt else []]
 
 
-@given(st.text().filter(lambda text: "BREAK" not in text))
+@given(st.text().filter(lambda text: not WORDS.search(text)))
 def test_escaped_text_means_itself(prompt: str) -> None:
     escaped = "".join("\\" + c if c in "()[]\\" else c for c in prompt)
     assert parse(escaped) == [[Span(prompt)] if prompt else []]
+
+
+class Learned:
+    """A tokenizer that has learned words."""
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {"my-word": 5, "my-word_1": 6, "zebra": 7}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a embedding:my-word, two", "a my-word my-word_1, two"),
+        ("Embedding:ZEBRA", "zebra"),
+        ("embedding:unknown", "embedding:unknown"),
+        ("zebra", "zebra"),
+    ],
+)
+def test_learned_words_are_found_as_comfyui_writes_them(prompt: str, expected: str) -> None:
+    tokenizer: Any = Learned()
+    assert expand(prompt, tokenizer) == expected
 
 
 # ------------------------------------------------------------------------------ as contexts
