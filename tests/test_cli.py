@@ -243,7 +243,7 @@ MISTAKES = {
     "no ending": ("two -m M/text -o a", "unknown picture format ''"),
     "missing folder": ("two -m M/text -o missing/a.png", "there is no folder missing"),
     "file as a folder": ("two -m M/text -o ../models/text/model_index.json/a.png", "model_index.json is a file"),
-    "model": ("two -m M/txet", "no such folder; a model is a folder with model_index.json, or a run of `ldm train`"),
+    "model": ("two -m M/txet", "no such folder or file (near: text); a model is a .safetensors file, a folder"),
     "model is a file": ("two -m M/text/model_index.json", "is neither a safetensors file nor a pickle"),
     "model is another folder": ("two -m M", "found neither model_index.json nor checkpoints"),
     "label too large": ("10 -m M/label", "a label from 0 to 9, or nothing; got '10'"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL as DiffusersAutoencoderKL  # type: ignore[attr-defined]
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny_models import MODELS, TENSOR_FILES, label_model, pipeline, text_model, unconditional_model, written
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -22,6 +22,7 @@ from ldm.errors import UserError
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.components import load_module, load_tower
+from ldm.weights.families import FAMILIES, Family
 from ldm.weights.files import write_json
 from ldm.weights.model import Model, load_model, resolve, save_model
 
@@ -239,3 +240,9 @@ def test_what_is_no_model_is_not_overwritten(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"notes.txt": b"mine"}
     (tmp_path / "empty").mkdir()
     assert load_model(written("label", tmp_path / "empty")).size == (8, 8)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_schedulers_of_single_files_leave_latents_whole(family: Family) -> None:
+    """diffusers' DDIM clips to [-1, 1] where a configuration says nothing, and latents go beyond."""
+    assert DDIMScheduler.from_config(family.scheduler_config()).config.clip_sample is False

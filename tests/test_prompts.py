@@ -14,6 +14,7 @@ from tiny_models import WIDTH, WINDOW, text_conditioner
 from ldm.errors import UserError
 from ldm.prompts import Span, expand, parse, plain
 from ldm.text_conditioner import TextConditioner
+from ldm.weights.lora_syntax import split_tags
 
 WORDS = re.compile(r"BREAK|AND|<.*:.*>", re.DOTALL)  # that mean more than themselves
 
@@ -110,6 +111,11 @@ def test_text_without_brackets_is_one_span(prompt: str) -> None:
 def test_escaped_text_means_itself(prompt: str) -> None:
     escaped = "".join("\\" + c if c in "()[]\\" else c for c in prompt)
     assert parse(escaped) == [[Span(prompt)] if prompt else []]
+
+
+@pytest.mark.parametrize("tag", ["<LoRA:my style:0.8>", "< lora:my style:0.8>", "<lora : my style : 0.8 >"])
+def test_tags_of_loras_in_capitals_and_with_spaces(tag: str) -> None:
+    assert split_tags(f"a cat {tag}, red") == ("a cat , red", [("my style", 0.8)])
 
 
 class Learned:

@@ -134,7 +134,8 @@ def _from_file(path: Path, how: Loading, dtype: torch.dtype | None, vae: Autoenc
     lacking = sorted(wanted - found.parts.keys())
     if lacking:
         held = ", ".join(sorted(found.parts)) or "nothing"
-        raise UserError(f"{path} holds {held} and no {', '.join(lacking)}: it cannot draw by itself{_hint(lacking)}")
+        told = f"{path} holds {held} and no {', '.join(lacking)}: it cannot draw by itself"
+        raise UserError(f"{told}{_hint(lacking, found)}")
     if found.prediction_from == "assumed":
         print(f"{path.name} does not say what it predicts: {found.prediction} is assumed (prediction= says otherwise)")
     build = functools.partial(build_part, found, path=path)
@@ -151,7 +152,9 @@ def _from_file(path: Path, how: Loading, dtype: torch.dtype | None, vae: Autoenc
     return model
 
 
-def _hint(lacking: list[str]) -> str:
+def _hint(lacking: list[str], found: SingleFile) -> str:
+    if "controlnet" in found.parts:
+        return "; it is a ControlNet, to be given beside a model (control)"
     return "; an autoencoder of its own can be given (vae)" if lacking == ["vae"] else ""
 
 
