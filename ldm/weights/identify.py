@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ldm.errors import UserError
+from ldm.metadata.plain import printable
 from ldm.weights.files import read_json
 from ldm.weights.incomplete import fault_of
 from ldm.weights.lora_told import lora_family, trainers_notes
@@ -54,7 +55,7 @@ def identify(path: Path, allow_pickle: bool = False) -> Told:
     if "LoRA" in told["kind"]:
         told |= trainers_notes(stored.metadata)
     fields = ("title", "architecture", "author", "date", "license", "resolution")
-    header = {name: stored.metadata.get(f"modelspec.{name}", "") for name in fields}
+    header = {name: printable(stored.metadata.get(f"modelspec.{name}", "")) for name in fields}
     return {
         **told,
         "dtype": dtypes_in(stored.dtypes.values()),
