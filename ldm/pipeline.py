@@ -186,8 +186,6 @@ def _check_guidance(how: Drawing, model: Model) -> None:
     for name in ("apg_eta", "apg_norm_threshold", "apg_momentum"):
         if _said(how, name) and not how.apg:
             raise IdleError(name, f"{name} is a setting of apg, which is off")
-    if how.guidance == 0 and not follows_scale(model):
-        raise UserError("guidance 0 leaves the prompt out; no guidance is 1, which diffusers calls 0 for turbo models")
     if guides(model, how):
         return
     why = "this network is told its scale" if follows_scale(model) else "at scale 1 there is none"

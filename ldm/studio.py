@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ldm.batch import Progress, moves
+from ldm.batch import Progress, follows_scale, moves
 from ldm.conditioner import Condition
 from ldm.drawing import Drawing
 from ldm.errors import UserError
@@ -173,6 +173,8 @@ class Studio(Pipeline):
         check_request(conditions, seeds)
         work = prepare(files, self.model, how)
         settled = self.settle(work.how, work.inputs)
+        if settled.guidance == 0 and not follows_scale(self.model) and set(conditions) - {None, ""}:
+            raise UserError("guidance 0 leaves the prompt out; none is 1, which diffusers calls 0 for turbo models")
         batches = self.batches(conditions, settled)
         told = progress and progress(len(batches) * moves(settled, work.inputs, self.model))
         asked = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}

@@ -142,7 +142,7 @@ def test_an_overflow_in_half_precision_concerns_its_picture_alone(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"guidance": 0}, "guidance 0 leaves the prompt out; no guidance is 1"),
+        ({"guidance": 0}, "guidance 0 leaves the prompt out; none is 1"),
         ({"sampler": "DPM++ 2M Karras", "spacing": "beta"}, "has karras times by its name, and spacing says 'beta'"),
         ({"seed": "4"}, "seed should be a whole number, of the first picture; got '4'"),
         ({"seed": None}, "seed should be a whole number"),
