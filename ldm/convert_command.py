@@ -10,35 +10,25 @@ from tqdm import tqdm
 
 from ldm.accel import DTYPES
 from ldm.errors import UserError, choose
-from ldm.schema import Settings
+from ldm.requests import loras_of
 from ldm.weights.converting import FORMS, NAMINGS, Converted, convert_lora, convert_model
-from ldm.weights.lora_syntax import parse_lora
 from ldm.weights.opening import Loading, open_model
 
 _PATIENCE = 2.0  # seconds before a bar is shown
 _FEW = 3
 
 
-class Wishes(Settings):
-    """The flags of ``ldm convert``.
+class Wishes(Loading):
+    """The flags of ``ldm convert``, beside those of ``Loading``.
 
     Attributes:
         dtype: ``fp32``, ``fp16`` or ``bf16``; None leaves the tensors as they are.
         half_variant: a folder of ``*.fp16.safetensors``.
-        variant, revision, vae, ema, prediction, allow_pickle: as in ``Loading``.
-        loras: FILE or FILE:WEIGHT, merged into the model.
         model: which model a LoRA is for.
     """
 
     dtype: str | None = None
     half_variant: bool = False
-    variant: str | None = None
-    revision: str | None = None
-    vae: Path | None = None
-    ema: bool = False
-    prediction: str | None = None
-    allow_pickle: bool = False
-    loras: tuple[str, ...] = ()
     model: str | None = None
 
 
@@ -52,13 +42,13 @@ def convert_files(source: str, target: Path, to: str, options: dict[str, Any]) -
         source: a model as ``open_model`` reads it; a U-Net, autoencoder, text encoder or ControlNet alone; or a LoRA.
         target: a folder or file.
         to: ``diffusers`` or ``single-file`` for a model or part, ``peft`` or ``kohya`` for a LoRA.
-        options: fields of ``Wishes``.
+        options: fields of ``Wishes``; each of ``loras`` is FILE or FILE:WEIGHT.
 
     Raises:
         UserError: anything the user can mend; nothing is written then.
     """
     choose(to, (*FORMS, *NAMINGS), "form")
-    wishes, began = Wishes.checked(options), time.perf_counter()
+    wishes, began = Wishes.checked({**options, "loras": loras_of(options.get("loras"))}), time.perf_counter()
     done = _model(source, target, to, wishes) if to in FORMS else _lora(source, target, to, wishes)
     print(f"{_in_words(done)}, {time.perf_counter() - began:.1f} s")
     if done.left_out:
@@ -77,9 +67,7 @@ def _model(source: str, target: Path, to: Any, wishes: Wishes) -> Converted:
     if wishes.model is not None:
         raise UserError("model says which model a LoRA is for (to peft or kohya); a model needs none")
     dtype = None if wishes.dtype is None else DTYPES[choose(wishes.dtype, DTYPES, "dtype")]
-    loras = [parse_lora(text) for text in wishes.loras]
-    same = wishes.model_dump(include=set(Loading.model_fields) - {"loras"})
-    how = Loading(**same, loras=tuple((Path(file), weight) for file, weight in loras))
+    how = Loading(**wishes.model_dump(include=set(Loading.model_fields)))
     with tqdm(unit="B", unit_scale=True, disable=None, leave=False, delay=_PATIENCE) as bar:
 
         def wrote(done: int, size: int) -> None:

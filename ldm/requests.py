@@ -73,9 +73,13 @@ def drawing_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 def loading_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     """What ``ldm.load`` takes beside the model; only what was asked for."""
     found = {key: flags[key] for key in _LOADING if flags[key] not in (None, False)}
-    loras = tuple((_lora_file(file), weight) for file, weight in map(parse_lora, flags["loras"] or ()))
-    lists = {"loras": loras, "embeddings": tuple(flags["embeddings"] or ())}
+    lists = {"loras": loras_of(flags["loras"]), "embeddings": tuple(flags["embeddings"] or ())}
     return {**found, **{key: value for key, value in lists.items() if value}}
+
+
+def loras_of(texts: Sequence[str] | None) -> tuple[tuple[Path, float], ...]:
+    """``FILE[:WEIGHT]`` each, as ``ldm.weights.opening.Loading`` has them."""
+    return tuple((_lora_file(file), weight) for file, weight in map(parse_lora, texts or ()))
 
 
 def _lora_file(name: str) -> Path:

@@ -129,7 +129,6 @@ class Studio(Pipeline):
             self.model.conditioner.forget()
         self._meter = Meter()  # the layers cost something else now
         self.loading["loras"] = wanted
-        self.__dict__.pop("_put_in", None)
 
     @functools.cached_property
     def preview(self) -> LatentPreview:
@@ -178,7 +177,8 @@ class Studio(Pipeline):
         batches = self.batches(conditions, settled)
         told = progress and progress(len(batches) * moves(settled, work.inputs, self.model))
         asked = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}
-        inputs = {**files.named(), **self._put_in}
+        weights = of_weights(self.loading)
+        inputs = {**files.named(), **fingerprints(weights.files(), weights.variant, weights.allow_pickle)}
         found: dict[int, tuple[Image.Image, Record]] = {}
         for batch in batches:
             began = time.perf_counter()
@@ -212,12 +212,6 @@ class Studio(Pipeline):
         """What tells the model from others."""
         how = of_weights(self.loading)
         return fingerprint(self.model.folder, how.variant, how.allow_pickle) if self.model.folder else None
-
-    @functools.cached_property
-    def _put_in(self) -> dict[str, InputFile]:
-        """What was put into the model."""
-        how = of_weights(self.loading)
-        return fingerprints(how.files(), how.variant, how.allow_pickle)
 
     @property
     def _name(self) -> str:

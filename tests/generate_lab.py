@@ -40,6 +40,15 @@ def run(*words: str) -> tuple[int, str]:
     raise AssertionError("the command ends the process")
 
 
+def refused(*words: str) -> str:
+    """What ``ldm`` says that is wrong: one line, with exit code 2 and nothing written."""
+    before = sorted(Path().rglob("*"))
+    code, said = run(*words)
+    assert (code, said.count("\n"), said[:7]) == (2, 1, "error: ")
+    assert sorted(Path().rglob("*")) == before
+    return said
+
+
 def pixels(image: Image.Image) -> Pixels:
     return image.mode, image.size, image.tobytes()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from generate_lab import furnish, run
+from generate_lab import furnish, refused, run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_families import vae
@@ -48,15 +48,6 @@ def place(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = shutil.copytree(lab, tmp_path / "lab")
     monkeypatch.chdir(folder)
     return folder
-
-
-def refused(*words: str) -> str:
-    """What ``ldm`` says that is wrong: one line, with exit code 2 and nothing written."""
-    before = sorted(Path().rglob("*"))
-    code, said = run(*words)
-    assert (code, said.count("\n"), said[:7]) == (2, 1, "error: ")
-    assert sorted(Path().rglob("*")) == before
-    return said
 
 
 # ------------------------------------------------------------------------------------- weights

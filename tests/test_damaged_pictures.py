@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from generate_lab import pixels, run
+from generate_lab import pixels, refused, run
 from hand_made_png import png
 from PIL import Image
 from tiny_families import FAMILIES, Folders
@@ -58,15 +58,6 @@ def roles(picture: str) -> dict[str, list[str]]:
         "mask": ["-i", "whole.png", "--mask", picture],
         "hint": ["--control", f"{Path('control-sd1-7').resolve()}={picture}"],
     }
-
-
-def refused(*words: str) -> str:
-    """What ``ldm`` says that is wrong: one line, with exit code 2 and nothing written."""
-    before = sorted(Path().iterdir())
-    code, said = run(*words)
-    assert (code, said.count("\n"), said[:7]) == (2, 1, "error: ")
-    assert sorted(Path().iterdir()) == before
-    return said
 
 
 # --------------------------------------------------------------------------- what can be opened

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from generate_lab import PROMPT, furnish, pixels, run
+from generate_lab import PROMPT, furnish, pixels, refused, run
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
@@ -53,15 +53,6 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     said = capsys.readouterr()
     assert (ended.value.code or 0, said.err) == (0, "")
     return said.out
-
-
-def refused(*words: str) -> str:
-    """What ``ldm`` says that is wrong: one line, with exit code 2 and nothing written."""
-    before = sorted(Path().rglob("*"))
-    code, said = run(*words)
-    assert (code, said.count("\n"), said[:7]) == (2, 1, "error: ")
-    assert sorted(Path().rglob("*")) == before
-    return said
 
 
 # ------------------------------------------------------------------------------ show and replay
