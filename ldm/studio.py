@@ -177,7 +177,7 @@ class Studio(Pipeline):
         batches = self.batches(conditions, settled)
         told = progress and progress(len(batches) * moves(settled, work.inputs, self.model))
         asked = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}
-        weights = of_weights(self.loading)
+        weights = _of_weights(self.loading)
         inputs = {**files.named(), **fingerprints(weights.files(), weights.variant, weights.allow_pickle)}
         found: dict[int, tuple[Image.Image, Record]] = {}
         for batch in batches:
@@ -210,7 +210,7 @@ class Studio(Pipeline):
     @functools.cached_property
     def fingerprint(self) -> str | None:
         """What tells the model from others."""
-        how = of_weights(self.loading)
+        how = _of_weights(self.loading)
         return fingerprint(self.model.folder, how.variant, how.allow_pickle) if self.model.folder else None
 
     @property
@@ -259,7 +259,7 @@ def _whole(seed: object) -> int:
         raise UserError(f"seed should be a whole number, of the first picture; got {seed!r}") from error
 
 
-def of_weights(loading: Mapping[str, Any]) -> Loading:
+def _of_weights(loading: Mapping[str, Any]) -> Loading:
     """What a record or a studio says of its weights, without device and the like."""
     return Loading.checked({key: value for key, value in loading.items() if key in Loading.model_fields})
 
