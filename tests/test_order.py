@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ldm.data.example import Source
 from ldm.data.mnist import MnistConfig
-from ldm.data.order import ShardedBatches, draws, example_index, mix, permutation
+from ldm.data.order import ShardedBatches, draws, mix, permutation, shuffled
 from ldm.data.samples import Batch, TrainingSamples, collate
 from ldm.data.sources import open_source
 from ldm.diffusion.process import FlowProcess
@@ -24,7 +24,7 @@ seeds = st.integers(0, 2**63 - 1)
 
 @given(seeds, st.integers(1, 300), st.integers(0, 5))
 def test_every_example_comes_once_in_every_epoch(seed, size, epoch):
-    found = [example_index(seed, n, size) for n in range(epoch * size, (epoch + 1) * size)]
+    found = [shuffled(seed, n, size) for n in range(epoch * size, (epoch + 1) * size)]
     assert sorted(found) == list(range(size))
 
 
@@ -75,7 +75,7 @@ def digits() -> Source:
 
 
 def samples(**options) -> TrainingSamples:
-    return TrainingSamples(digits(), 7, latent_shape=(1, 28, 28), process=FlowProcess(1000, "gaussian"), **options)
+    return TrainingSamples(digits(), 7, space=(1, 1), process=FlowProcess(1000, "gaussian"), **options)
 
 
 def test_a_setting_shifts_no_other_draw():
@@ -113,7 +113,7 @@ def test_a_sample_differs_from_epoch_to_epoch():
     assert len(set(noises)) == 3 * size
     captions = {}
     for n in range(20 * size):
-        captions.setdefault(example_index(7, n, size), set()).add(items[n]["captions"])
+        captions.setdefault(shuffled(7, n, size), set()).add(items[n]["captions"])
     assert all(len(found) > 3 for found in captions.values())
 
 
@@ -123,7 +123,7 @@ def test_draws_do_not_touch_the_global_generator():
     torch.manual_seed(3)
     torch.rand(5, generator=draws(1, 2))
     permutation.cache_clear()
-    example_index(5, 100, 37)
+    shuffled(5, 100, 37)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -149,7 +149,7 @@ def test_workers_change_nothing(workers, context):
 
 def test_the_order_is_the_same_on_every_start_of_python():
     """Nothing may hang on Python's hashes, which are salted."""
-    shown = "example_index(9, 1234, 500), mix(1, 2, 3), float(torch.rand(1, generator=draws(4, 5)))"
+    shown = "shuffled(9, 1234, 500), mix(1, 2, 3), float(torch.rand(1, generator=draws(4, 5)))"
     code = f"from ldm.data.order import *; print({shown})"
     found = {
         subprocess.run(
@@ -157,7 +157,7 @@ def test_the_order_is_the_same_on_every_start_of_python():
         ).stdout
         for s in "12"
     }
-    assert found == {f"{example_index(9, 1234, 500)} {mix(1, 2, 3)} {float(torch.rand(1, generator=draws(4, 5)))}\n"}
+    assert found == {f"{shuffled(9, 1234, 500)} {mix(1, 2, 3)} {float(torch.rand(1, generator=draws(4, 5)))}\n"}
 
 
 @settings(max_examples=20)

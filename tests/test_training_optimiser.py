@@ -107,7 +107,7 @@ def test_the_loop_is_training_as_one_would_write_it(tmp_path):
     source = open_source(run.data)
     assert len(source) == DIGITS
     process = FlowProcess(1000, "uniform")
-    samples = TrainingSamples(source, 0, process=process, latent_shape=(1, 28, 28))
+    samples = TrainingSamples(source, 0, process=process, space=(1, 1))
     seed_weights(0)
     net = ToyUNet(ToyUNetConfig())
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.002, weight_decay=0.1, fused=False)

@@ -101,7 +101,7 @@ def test_latents_of_the_vae_have_unit_deviation(runs):
     """The scaling factor is one over the deviation of the latents of the data."""
     codec = VAECodec(load_vae(resolve(runs["vae"])))
     source = open_source(validate(config("vae", runs["vae"]), "tiny").data)
-    images = to_signed(torch.stack([source[i].image for i in range(len(source))]))
+    images = to_signed(torch.stack([source.read(i).image for i in range(len(source))]))
     encoded = codec.encode(images)
     noise = torch.randn((len(source), 4, 8, 8), generator=torch.Generator().manual_seed(5))
     assert codec.latents(encoded, noise).std() == pytest.approx(1, abs=0.03)

@@ -32,7 +32,7 @@ def digits() -> Path:
     _folders.append(tempfile.TemporaryDirectory())
     folder = Path(_folders[-1].name)
     source = open_source(MnistConfig(limit=DIGITS))
-    examples = [source[i] for i in range(DIGITS)]
+    examples = [source.read(i) for i in range(DIGITS)]
     pixels = b"".join(example.image.numpy().tobytes() for example in examples)
     images = struct.pack(">4B3I", 0, 0, 8, 3, DIGITS, 28, 28) + pixels
     labels = struct.pack(">4BI", 0, 0, 8, 1, DIGITS) + bytes(example.label or 0 for example in examples)

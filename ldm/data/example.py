@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import torch
+from torch import Tensor
+
+from ldm.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -13,31 +15,78 @@ class Example:
     """One picture and what is known of it.
 
     Attributes:
-        image: uint8 (C, H, W).
+        image: uint8 (C, H, W), upright; maybe decoded at a smaller size than it is stored at.
         label: the class, or None where the source has no classes.
         captions: all captions that are true of the picture; training draws one per sample.
+        key: names the example in messages, lists and caches: stable, and unique in its source.
+        original: (height, width) as it is stored, upright, in pixels.
     """
 
-    image: torch.Tensor
+    image: Tensor
+    label: int | None
+    captions: tuple[str, ...]
+    key: str
+    original: tuple[int, int]
+
+
+class Words(NamedTuple):
+    """What is known of a picture without opening it: as in ``Example``."""
+
     label: int | None
     captions: tuple[str, ...]
 
 
+class BadExample(UserError):
+    """A picture or caption that cannot be used; the message names its file.
+
+    Attributes:
+        key: of the example.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class Source(Protocol):
-    """A sequence of examples, all of one size.
+    """Examples by number, or, for a stream, in an order of its own.
 
     Attributes:
         name: what to call it in logs and reports.
-        channels: channels of every picture.
-        size: (height, width) of every picture, in pixels.
+        channels: channels of every picture, 1 or 3.
         num_classes: labels are 0 .. num_classes - 1; None without labels.
+        captioned: whether the examples have captions.
+        sizes: (N, 2) int32, the height and width of every picture, upright; None for a stream.
+        stream: ``read(k)`` gives the k-th sample of an endless series, for k that rise from call to call, and there is
+            neither ``key`` nor ``words``; ``len`` is the number of samples in an epoch.
     """
 
     name: str
     channels: int
-    size: tuple[int, int]
     num_classes: int | None
+    captioned: bool
+    sizes: Tensor | None
+    stream: bool
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def key(self, index: int) -> str:
+        """The ``key`` of an example, without opening its picture."""
+        ...
+
+    def words(self, index: int) -> Words:
+        """Label and captions of an example, without opening its picture."""
+        ...
+
+    def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
+        """Open an example.
+
+        Args:
+            index: 0 .. len - 1.
+            least: (height, width); the picture may be decoded at a smaller size, where that is faster, but not below
+                this one.
+
+        Raises:
+            BadExample: it cannot be used.
+        """
+        ...

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 
 from ldm.data.captions import digit_captions
-from ldm.data.example import Example
+from ldm.data.example import Example, Words
 from ldm.data.idx import read_idx
 from ldm.errors import UserError, need
 from ldm.schema import Settings
@@ -75,6 +75,7 @@ class MnistSource:
 
     channels: int = 1
     num_classes: int | None = 10
+    stream: bool = False
 
     def __init__(self, config: MnistConfig) -> None:
         images, labels = _read_digits(config)
@@ -82,6 +83,8 @@ class MnistSource:
         margin = (config.size - _SIDE) // 2
         self.name = f"mnist {config.split} ({config.origin})"
         self.size = (config.size, config.size)
+        self.sizes: torch.Tensor | None = torch.tensor([self.size], dtype=torch.int32).expand(len(images), 2)
+        self.captioned = config.captions
         self.labels = labels
         self.captions = digit_captions(images, labels) if config.captions else [()] * len(images)
         self.images = F.pad(images[:, None], (margin,) * 4)
@@ -89,8 +92,14 @@ class MnistSource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Example:
-        return Example(self.images[index], int(self.labels[index]), self.captions[index])
+    def key(self, index: int) -> str:
+        return str(index)
+
+    def words(self, index: int) -> Words:
+        return Words(int(self.labels[index]), self.captions[index])
+
+    def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
+        return Example(self.images[index], *self.words(index), self.key(index), self.size)
 
 
 def _read_digits(config: MnistConfig) -> tuple[torch.Tensor, torch.Tensor]:

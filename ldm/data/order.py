@@ -1,13 +1,13 @@
 """Which example comes when, and every random draw about it, as functions of (seed, global sample index).
 
-Training sample n of a run is example ``permutation(seed, n // N)[n % N]`` with the draws of ``Draws(seed, n)``,
+Training sample n of a run is the example that ``ldm.data.plan`` gives it, with the draws of ``draws(seed, n)``,
 whatever the number of workers or processes, and whether or not the run was interrupted before n. So resuming
 needs one integer, the step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
@@ -28,20 +28,48 @@ def mix(*values: int) -> int:
     return state >> 1
 
 
-@lru_cache(maxsize=2)
+# Two epochs of a few dozen groups; int32 where it will do, as a group may hold a hundred million.
+@lru_cache(maxsize=64)
 def permutation(seed: int, epoch: int, size: int) -> Tensor:
-    """The order of examples in one epoch, int64 (size,)."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, 0, epoch)))
+    """The order of ``size`` examples in one epoch, (size,) int32 or int64."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, 0, epoch)))
+    return order.to(torch.int32) if size < 2**31 else order
 
 
-def example_index(seed: int, n: int, size: int) -> int:
-    """The example that global sample ``n`` shows."""
+def shuffled(seed: int, n: int, size: int) -> int:
+    """Item ``n`` of an endless series of orders of 0 .. size - 1, one after the other."""
     return int(permutation(seed, n // size, size)[n % size])
 
 
 def draws(seed: int, n: int) -> torch.Generator:
     """The CPU generator of global sample ``n``; draws are taken from it in a fixed order."""
     return torch.Generator().manual_seed(mix(seed, 1, n))
+
+
+def share(n: int, weights: Sequence[int]) -> tuple[int, int]:
+    """Whose turn item ``n`` of an endless series is, and its how-manieth, where each has turns by its weight.
+
+    The weights are halved again and again; of the items that come to two halves with weights a and b, the left one has
+    had floor(n a / (a + b)) before item n. So nobody is ever further than one item at each halving from an exact share,
+    everybody's items are numbered without a gap, and no item needs those before it.
+
+    Args:
+        n: 0, 1, 2, ...
+        weights: at least one, none negative, not all 0.
+
+    Returns:
+        (position in ``weights``, k): the item is number k of that one's own series.
+    """
+    first, last = 0, len(weights)
+    while last - first > 1:
+        middle = (first + last) // 2
+        left, whole = sum(weights[first:middle]), sum(weights[first:last])
+        before = n * left // whole
+        if (n + 1) * left // whole > before:
+            n, last = before, middle
+        else:
+            n, first = n - before, middle
+    return first, n
 
 
 class ShardedBatches(Sampler[list[int]]):

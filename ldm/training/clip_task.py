@@ -109,12 +109,14 @@ class ClipTask:
     def __init__(self, run: ClipRun, device: torch.device) -> None:
         self.run, self.device = run, device
         self.source = open_source(run.data)
-        if not self.source[0].captions:
+        if not self.source.captioned:
             raise UserError(f"task clip needs captions, and {self.source.name} has none: set data.captions")
         self.tokenizer = learn_tokenizer(
             _all_captions(self.source), run.text.vocab_size, run.text.max_position_embeddings
         )
-        self.samples = TrainingSamples(self.source, run.seed, condition="text", flip=run.flip)
+        self.samples = TrainingSamples(
+            self.source, run.seed, frame=run.frame, captions=run.captions, condition="text", flip=run.flip
+        )
         self.player = ClipPlayer(self._build(), self.tokenizer)
         self.players: dict[str, nn.Module] = {"clip": self.player}
 
@@ -129,7 +131,7 @@ class ClipTask:
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         }
-        height, width = self.source.size
+        height, width = self.samples.size
         if height != width or height % run.image.patch_size:
             raise UserError(f"pictures of {height}x{width} must be square and a multiple of image.patch_size")
         image = {**run.image.model_dump(), "image_size": height, "num_channels": self.source.channels}
@@ -164,7 +166,7 @@ class ClipTask:
     def draw(self, averaged: nn.Module, path: Path, seed: int) -> None:
         """For each of the first captions, the pictures of a small set that fit it best: a row each."""
         assert isinstance(averaged, ClipPlayer)
-        examples = [self.source[i] for i in range(min(256, len(self.source)))]
+        examples = self.samples.first(256)
         captions = list(dict.fromkeys(e.captions[(seed + i) % len(e.captions)] for i, e in enumerate(examples)))[:10]
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         images = to_signed(torch.stack([e.image for e in examples])).to(self.device)
@@ -175,5 +177,5 @@ class ClipTask:
 
 def _all_captions(source: Source) -> list[str]:
     """Distinct captions of the source, sorted, letters and digits first so that every one is in the vocabulary."""
-    found = {caption for i in range(len(source)) for caption in source[i].captions}
+    found = {caption for i in range(len(source)) for caption in source.words(i).captions}
     return [*string.ascii_lowercase, *string.digits, *sorted(found)]

@@ -15,8 +15,10 @@ from tqdm import tqdm
 from ldm.codec import Codec, PixelCodec, VAECodec
 from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner
 from ldm.data.example import Source
+from ldm.data.framing import Frame
 from ldm.data.samples import Batch, TrainingSamples
 from ldm.data.sources import open_source
+from ldm.diffusion.context import Context
 from ldm.diffusion.denoiser import Denoiser
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
@@ -66,6 +68,23 @@ class DiffusionPlayer(nn.Module):
         return {f"loss_q{i + 1}": mean_of(losses, quarter == i) for i in range(4)}
 
 
+class _Encoded:
+    """The moments of every picture, in memory."""
+
+    crops, texts = 1, False
+
+    def __init__(self, moments: Tensor, source: Source) -> None:
+        self._moments, self._source = moments, source
+
+    def moments(self, part: int, index: int, crop: int, mirrored: bool) -> tuple[Tensor, Frame]:
+        assert self._source.sizes is not None
+        height, width = self._source.sizes[index].tolist()
+        return self._moments[index], Frame((height, width), 0, 0, height, width, False)
+
+    def context(self, caption: str | None) -> Context:
+        raise NotImplementedError("texts are not kept")
+
+
 class DiffusionTask:
     """See :class:`ldm.training.tasks.Task`."""
 
@@ -74,10 +93,6 @@ class DiffusionTask:
         source = open_source(run.data)
         self.codec = self._build_codec(source)
         conditioner = self._build_conditioner(source)
-        self.size = height, width = source.size
-        factor = self.codec.factor
-        if height % factor or width % factor:
-            raise UserError(f"pictures of {source.size} are not a multiple of the codec's factor {factor}")
         cache = isinstance(run.codec, VAECodecConfig) and run.codec.cache
         if cache and run.flip:
             raise UserError("codec.cache keeps one encoding per picture, so flip must be false")
@@ -85,13 +100,16 @@ class DiffusionTask:
         self.samples = TrainingSamples(
             source,
             run.seed,
+            frame=run.frame,
+            captions=run.captions,
             condition=condition.kind,
             drop=getattr(condition, "drop", 0.0),
             flip=run.flip,
             process=run.process.build(),
-            latent_shape=(self.codec.channels, height // factor, width // factor),
-            encoded=self._encode_all(source) if cache else None,
+            space=(self.codec.channels, self.codec.factor),
+            kept=_Encoded(self._encode_all(source), source) if cache else None,
         )
+        self.size = self.samples.size
         self.player = DiffusionPlayer(self._build_net(conditioner), run, self.codec, conditioner, cache)
         self.players = {"net": self.player}
 
@@ -114,7 +132,7 @@ class DiffusionTask:
                 raise UserError("condition.kind = label needs unet.cross_attention_dim, the width of its token")
             return LabelConditioner(condition.classes, width)
         if isinstance(condition, TextConditionConfig):
-            if not source[0].captions:
+            if not source.captioned:
                 raise UserError(f"condition.kind = text needs captions, and {source.name} has none: set data.captions")
             tower = load_tower(resolve(condition.path))
             tower.encoder.to(self.device, torch.float32)
@@ -141,7 +159,7 @@ class DiffusionTask:
         """What the codec gives for every picture, (N, ...) float32, on the CPU."""
         parts, size = [], 256
         for first in tqdm(range(0, len(source), size), desc="encoding", unit="batch", disable=None):
-            rows = [source[i].image for i in range(first, min(first + size, len(source)))]
+            rows = [source.read(i).image for i in range(first, min(first + size, len(source)))]
             parts.append(self.codec.encode(to_signed(torch.stack(rows)).to(self.device)).cpu())
         return torch.cat(parts)
 

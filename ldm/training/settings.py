@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ldm.data.caption_forms import CaptionConfig
+from ldm.data.framing import FrameConfig
 from ldm.data.sources import SourceConfig
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.settings import ProcessConfig
@@ -15,6 +17,8 @@ from ldm.models.toy import ToyUNetConfig
 from ldm.models.unet import UNetConfig
 from ldm.models.vae import VAEConfig
 from ldm.schema import Settings
+from ldm.training.tune_settings import FullTune, MaskConfig, MemorisedConfig, PriorConfig, TuneConfig, ValidationConfig
+from ldm.weights.opening import Loading
 
 
 class TrainSettings(Settings):
@@ -116,23 +120,37 @@ class TextConditionConfig(Settings):
     drop: float = Field(default=0.1, ge=0, le=1)
 
 
+class ModelConditionConfig(Settings):
+    """The conditions of the model that training starts from.
+
+    Attributes:
+        drop: share of samples whose condition is dropped.
+    """
+
+    kind: Literal["model"] = "model"
+    drop: float = Field(default=0.1, ge=0, le=1)
+
+
 CodecConfig = Annotated[PixelCodecConfig | VAECodecConfig, Field(discriminator="kind")]
-ConditionConfig = Annotated[NoConditionConfig | LabelConditionConfig | TextConditionConfig, Field(discriminator="kind")]
+ConditionConfig = Annotated[
+    NoConditionConfig | LabelConditionConfig | TextConditionConfig | ModelConditionConfig, Field(discriminator="kind")
+]
 
 
 class SampleSettings(Settings):
     """How a run, and the model it leaves, draws by default.
 
     Attributes:
-        sampler, steps, guidance: as in ``ldm generate``.
+        sampler, steps, guidance: as in ``ldm generate``; by default as the model does that training starts from, and
+            ``ddim``, 50 and 1 for a new one.
         conditions: what the pictures of the sample sheet show, in turn; unconditional where empty.
         count: pictures on the sheet.
         columns: pictures in a row.
     """
 
-    sampler: str = "ddim"
-    steps: int = Field(default=50, ge=1)
-    guidance: float = 1.0
+    sampler: str | None = None
+    steps: int | None = Field(default=None, ge=1)
+    guidance: float | None = None
     conditions: tuple[str | int, ...] = ()
     count: int = Field(default=40, ge=1)
     columns: int = Field(default=10, ge=1)
@@ -144,34 +162,103 @@ class RunSettings(Settings):
     Attributes:
         seed: of the order of samples, of all noise and of the first weights.
         output: the run's folder.
+        data: where the pictures are.
+        frame: the shapes that pictures come to; without it, they must all have one size, and keep it.
+        captions: what is done to captions.
         flip: mirror half of the pictures.
     """
 
     seed: int = Field(default=0, ge=0)
     output: Path
     data: SourceConfig
+    frame: FrameConfig | None = None
+    captions: CaptionConfig = CaptionConfig()
     flip: bool = False
     train: TrainSettings
 
 
 class DiffusionRun(RunSettings):
-    """Pixel or latent diffusion."""
+    """Pixel or latent diffusion, from first weights or from a finished model.
+
+    Attributes:
+        unet, toy: shape of a new network; one of them, or ``model``.
+        model: a finished model to start from, as ``ldm generate --model`` takes it.
+        loading: which of its weights, as arguments of ``ldm.load``.
+        tune: what of it is trained.
+        process: of a new network; plain DDPM by default.
+        prediction: what the network's output means; ``epsilon``, or as ``model`` has it.
+        snr_gamma: min-SNR weights of the loss (5 is usual).
+        offset_noise: standard deviation of noise that is one number for a whole channel, which teaches very dark and
+            very bright pictures (0.0357 is usual).
+        codec: what a new network diffuses; pixels by default.
+        condition: what conditions a new network; nothing by default. Beside ``model``, ``drop`` alone.
+        frozen_dtype: of weights that are not trained; half precision needs the same ``train.mixed_precision``.
+        prior: pictures of the class that must not be forgotten (DreamBooth).
+        masks: for inpainting networks.
+        sample: sheets of samples.
+        validation: the loss on pictures that are held out, and prompts to draw.
+        memorised: look for copies of training pictures among the samples.
+    """
 
     task: Literal["diffusion"]
     unet: UNetConfig | None = None
     toy: ToyUNetConfig | None = None
-    process: ProcessConfig = ProcessConfig()
-    prediction: Prediction = "epsilon"
+    model: str | None = Field(default=None, min_length=1)
+    loading: Loading = Loading()
+    tune: TuneConfig = FullTune()
+    process: ProcessConfig | None = None
+    prediction: Prediction | None = None
     snr_gamma: float | None = Field(default=None, gt=0)
-    codec: CodecConfig = PixelCodecConfig()
-    condition: ConditionConfig = NoConditionConfig()
+    offset_noise: float = Field(default=0.0, ge=0)
+    codec: CodecConfig | None = None
+    condition: ConditionConfig | None = None
+    frozen_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    prior: PriorConfig | None = None
+    masks: MaskConfig | None = None
     sample: SampleSettings = SampleSettings()
+    validation: ValidationConfig | None = None
+    memorised: MemorisedConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _condition_of_model(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("model") is not None and isinstance(values.get("condition"), dict):
+            return {**values, "condition": {"kind": "model", **values["condition"]}}
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> DiffusionRun:
-        if (self.unet is None) == (self.toy is None):
-            raise UserError("exactly one of `unet` and `toy` must be given: the network to train")
+        given = [name for name in ("unet", "toy", "model") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UserError("exactly one of `unet`, `toy` and `model` must be given: the network to train")
+        if self.model is not None:
+            self._check_beside_model()
+        else:
+            self._check_alone()
+        if self.frozen_dtype not in ("fp32", self.train.mixed_precision):
+            told = f"frozen_dtype {self.frozen_dtype} needs train.mixed_precision {self.frozen_dtype}"
+            raise UserError(
+                f"{told}, as what is trained would meet it in another precision; it is {self.train.mixed_precision}"
+            )
         return self
+
+    def _check_beside_model(self) -> None:
+        for name in ("process", "codec"):
+            if getattr(self, name) is not None:
+                raise UserError(f"{name} comes from `model`, whose network knows no other: leave it out")
+        if self.condition is not None and self.condition.kind != "model":
+            raise UserError("what conditions the network comes from `model`: of `condition`, say `drop` alone")
+        if self.loading.live:
+            raise UserError(
+                "loading.live is for drawing: in training, LoRAs are merged into the weights they start from"
+            )
+
+    def _check_alone(self) -> None:
+        if self.condition is not None and self.condition.kind == "model":
+            raise UserError("condition.kind `model` is for runs that start from one: say none, label or text")
+        for name in ("loading", "tune", "prior", "masks"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise UserError(f"{name} is for runs that start from a finished `model`, and this one starts from none")
 
 
 class VAELoss(Settings):

@@ -122,6 +122,7 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         settings, accelerator = self.run.train, self.accelerator
+        self.task.samples.begin(settings.batch_size * accelerator.num_processes * settings.gradient_accumulation)
         order = ShardedBatches(
             self.step,
             settings.steps,

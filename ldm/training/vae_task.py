@@ -110,18 +110,16 @@ class VAETask:
         self.run, self.device = run, device
         self.source = open_source(run.data)
         factor, channels, loss = run.vae.factor, run.vae.in_channels, run.loss
-        height, width = self.source.size
+        shape = (run.vae.latent_channels, factor)
+        self.samples = TrainingSamples(self.source, run.seed, frame=run.frame, flip=run.flip, space=shape)
+        height, width = min(self.samples.plan.shapes, key=min)
         if channels != self.source.channels:
             raise UserError(f"vae.in_channels is {channels}, but the pictures have {self.source.channels}")
-        if height % factor or width % factor:
-            raise UserError(f"pictures of {self.source.size} are not a multiple of the autoencoder's factor {factor}")
         if loss.adversarial > 0 and min(height, width) >> loss.discriminator_layers < 3:
             raise UserError(
                 f"loss.discriminator_layers is {loss.discriminator_layers}: halved so often, pictures of "
-                f"{self.source.size} are too small for the discriminator's last two convolutions"
+                f"{width} x {height} are too small for the discriminator's last two convolutions"
             )
-        shape = (run.vae.latent_channels, height // factor, width // factor)
-        self.samples = TrainingSamples(self.source, run.seed, flip=run.flip, latent_shape=shape)
         adversary = PatchDiscriminator(channels, loss.discriminator_channels, loss.discriminator_layers)
         self.player = VAEPlayer(run, adversary, self._perceptual())
         self.players: dict[str, nn.Module] = {"vae": self.player}
@@ -158,11 +156,10 @@ class VAETask:
     @torch.no_grad()
     def _measure(self, vae: AutoencoderKL) -> tuple[float, float]:
         """Standard deviation and mean of sampled latents over the first pictures of the data."""
-        count = min(self.run.scale_from, len(self.source))
         generator = torch.Generator().manual_seed(self.run.seed)
+        pictures = torch.stack([example.image for example in self.samples.first(self.run.scale_from)])
         latents = []
-        for first in range(0, count, 64):
-            images = torch.stack([self.source[i].image for i in range(first, min(first + 64, count))])
+        for images in pictures.split(64):
             moments = vae.encode(to_signed(images).to(self.device)).float().cpu()
             latents.append(sample_moments(moments, torch.randn(split_moments(moments)[0].shape, generator=generator)))
         joined = torch.cat(latents)
@@ -172,9 +169,7 @@ class VAETask:
     def draw(self, averaged: nn.Module, path: Path, seed: int) -> None:
         """Pictures in the odd rows, their reconstructions below each."""
         assert isinstance(averaged, VAEPlayer)
-        images = to_signed(torch.stack([self.source[i].image for i in range(min(40, len(self.source)))])).to(
-            self.device
-        )
+        images = to_signed(torch.stack([example.image for example in self.samples.first(40)])).to(self.device)
         rebuilt = averaged.vae.decode(split_moments(averaged.vae.encode(images))[0]).float().clamp(-1, 1)
         rows = [pair for i in range(0, len(images), 10) for pair in (images[i : i + 10], rebuilt[i : i + 10])]
         save_grid(torch.cat(rows), path, columns=10, scale=2)

@@ -1,0 +1,210 @@
+"""Pictures to rows of moments: each cut as training would, mirrored too where training mirrors, and encoded.
+
+What is kept is the mean and log-variance that the VAE gives, so that latents are still drawn anew for every sample. A
+mirrored picture is encoded by itself: a VAE does not mirror its latents exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ldm.cache.shards import rows_per_shard, write_shard
+from ldm.codec import VAECodec
+from ldm.data.example import BadExample, Source
+from ldm.data.framing import Buckets, Frame, FrameConfig, cut, least_to_decode
+from ldm.data.order import mix
+from ldm.data.plan import common_size
+from ldm.data.samples import Skipped
+from ldm.errors import UserError
+from ldm.images import to_signed
+
+ENCODED_AT_ONCE = 2**21  # pixels: eight pictures of 512x512
+_MOST_AT_ONCE = 256
+_CENTRE = (0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How pictures are cut and how many parts of each are kept.
+
+    Attributes:
+        frame: the shapes they come to; None where all have one size and keep it.
+        crops: parts of each.
+        flip: each part mirrored too, after the one that is not.
+        seed: of the run; places of random crops depend on it.
+    """
+
+    frame: FrameConfig | None
+    crops: int
+    flip: bool
+    seed: int
+
+    @property
+    def random(self) -> bool:
+        return self.frame is not None and self.frame.crop == "random"
+
+    @property
+    def variants(self) -> int:
+        return self.crops * (1 + self.flip)
+
+    def places(self, key: int) -> list[tuple[float, float]]:
+        """Where each part lies in the picture whose key has this hash, down and across, from 0 to 1."""
+        if not self.random:
+            return [_CENTRE]
+        generators = [torch.Generator().manual_seed(mix(self.seed, 9, key, crop)) for crop in range(self.crops)]
+        return [tuple(torch.rand(2, generator=generator).tolist()) for generator in generators]
+
+    def shapes(self, source: Source) -> tuple[list[tuple[int, int]], Tensor]:
+        """The shapes that pictures come to, and for each picture the number of its own (N,)."""
+        assert source.sizes is not None
+        if self.frame is None:
+            return [common_size(source)], torch.zeros(len(source), dtype=torch.int64)
+        buckets = Buckets(self.frame)
+        return list(buckets.shapes), buckets.assign(source.sizes)
+
+
+class Piece(NamedTuple):
+    """The pictures of one shard: of one shape, by their numbers in the source."""
+
+    shape: tuple[int, int]
+    indices: list[int]
+
+
+def pieces(cutting: Cutting, source: Source, missing: np.ndarray, row_bytes: Callable[[int], int]) -> list[Piece]:
+    """What is to be encoded, shard by shard; the same for whoever asks.
+
+    Args:
+        cutting: how pictures are cut.
+        source: the pictures.
+        missing: numbers of those that have no row, rising.
+        row_bytes: bytes of a picture's row, by the pixels of its shape.
+    """
+    shapes, of = cutting.shapes(source)
+    chosen = of[torch.from_numpy(missing)].numpy()
+    found = []
+    for number, shape in enumerate(shapes):
+        own = missing[chosen == number].tolist()
+        size = rows_per_shard(row_bytes(shape[0] * shape[1]), len(source))
+        found += [Piece(shape, own[first : first + size]) for first in range(0, len(own), size)]
+    return found
+
+
+class _Cut(NamedTuple):
+    """A picture ready to be encoded: uint8 (V, C, h, w), and the frames (V, 7) int32; or why it is left out."""
+
+    index: int
+    images: Tensor | None
+    frames: Tensor | None
+    left_out: Skipped | None
+
+
+class _Cuts(Dataset[_Cut]):
+    """Cut pictures, asked for by (shape, number)."""
+
+    def __init__(self, source: Source, ids: np.ndarray, cutting: Cutting) -> None:
+        self.source, self.ids, self.cutting = source, ids, cutting
+
+    def __getitem__(self, asked: tuple[tuple[int, int], int]) -> _Cut:
+        shape, index = asked
+        try:
+            images, frames = self._cut(shape, index)
+        except BadExample as error:
+            return _Cut(index, None, None, Skipped(error.key, str(error)))
+        return _Cut(index, images, frames, None)
+
+    def _cut(self, shape: tuple[int, int], index: int) -> tuple[Tensor, Tensor]:
+        assert self.source.sizes is not None
+        cutting = self.cutting
+        height, width = self.source.sizes[index].tolist()
+        least = None if cutting.frame is None else least_to_decode((height, width), shape)
+        example = self.source.read(index, least)
+        images, frames = [], []
+        for place in cutting.places(int(self.ids[index, 0])):
+            for mirrored in (False, True)[: 1 + cutting.flip]:
+                image, frame = cut(example.image, example.original, shape, *place, mirrored)
+                images.append(image)
+                frames.append([*frame.sizes(), int(frame.mirrored)])
+        return torch.stack(images), torch.tensor(frames, dtype=torch.int32)
+
+
+class LatentWriter:
+    """Encodes pieces and writes them as shards.
+
+    Args:
+        source, ids, cutting: the pictures, their identities, how they are cut.
+        codec: on its device.
+        dtype: of what is kept.
+        computing: a context to encode in, such as autocast.
+        workers: processes that decode.
+        note: what every shard is to say.
+        skip_bad: so many pictures that cannot be used are left out.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        ids: np.ndarray,
+        cutting: Cutting,
+        codec: VAECodec,
+        dtype: torch.dtype,
+        *,
+        computing: Callable[[], Any] = contextlib.nullcontext,
+        workers: int = 0,
+        note: dict[str, Any],
+        skip_bad: int = 0,
+    ) -> None:
+        self.source, self.ids, self.cutting, self.codec, self.dtype = source, ids, cutting, codec, dtype
+        self.computing, self.workers, self.note, self.skip_bad = computing, workers, note, skip_bad
+        self.left_out: list[Skipped] = []
+        codec.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def write(self, todo: Sequence[tuple[Path, Piece]], told: Callable[[int], object]) -> None:
+        """Encode pieces and write each to its file.
+
+        Args:
+            todo: files and what goes into them.
+            told: called with numbers of pictures as they are done.
+
+        Raises:
+            UserError: too many pictures cannot be used, one gives no numbers, or the disk is full.
+        """
+        batches = [list(part) for _, piece in todo for part in self._batches(piece)]
+        asked = [[(piece.shape, index) for index in part] for _, piece in todo for part in self._batches(piece)]
+        loader: Any = DataLoader(
+            _Cuts(self.source, self.ids, self.cutting),
+            batch_sampler=asked,
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=self._device.type == "cuda",
+        )
+        arriving = iter(loader)
+        # while one shard goes to the disk, the next is encoded
+        with ThreadPoolExecutor(1) as disk:
+            writing: Future[None] | None = None
+            for path, piece in todo:
+                parts = [self._encode(next(arriving), told) for _ in self._batches(piece)]
+                if writing is not None:
+                    writing.result()
+                writing = disk.submit(self._write, path, parts)
+            if writing is not None:
+                writing.result()
+        assert batches or not todo
+
+    @property
+    def _device(self) -> torch.device:
+        return self.codec.vae.last_layer.device
+
+    def _batches(self, piece: Piece) -> Iterator[list[int]]:
+        pixels = piece.shape[0] * piece.shape[1] * self.cutting.variants
+        size = max(1, min(_MOST_AT_ONCE, ENCODED_AT_ONCE // pixels))
+        return (piece.indices[first : first + size] for first in range(0, len(piece.indices), size))

@@ -1,0 +1,125 @@
+"""The order of a stream: which sample of which shard its k-th sample is, as a function of the seed and k alone.
+
+A shard is read from its front, and nobody wants to read one twice, nor to keep more than a few samples of it. Yet the
+order must not depend on who reads. So the shards of an epoch, in an order drawn for it, are laid end to end, and the
+epoch is cut into *lanes*, each of which one reader goes along. Sample k of the stream is in a step, k // G of G samples,
+and has a slot there, k % G. Processes share the slots of a step and the workers of a process share the steps, so the
+lane of k is made of both: which of ``processes`` parts the slot lies in, and the step modulo ``workers``. Each lane is
+exactly as long as the number of times it is asked for in the epoch. Samples k N .. (k + 1) N - 1 of the stream are
+therefore each of the N samples once, however the numbers divide. Within a lane, blocks of consecutive samples are
+shuffled.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from ldm.data.order import mix, permutation
+
+
+class Place(NamedTuple):
+    """Where a sample of the stream is: at ``at`` in a block of a lane in an epoch."""
+
+    epoch: int
+    lane: int
+    block: int
+    at: int
+
+
+class Span(NamedTuple):
+    """Samples ``first`` .. ``last - 1`` of a shard."""
+
+    shard: int
+    first: int
+    last: int
+
+
+class _Epoch(NamedTuple):
+    shards: list[int]  # in the order of this epoch
+    ends: list[int]  # of each, in samples
+    lanes: list[int]  # where each lane begins, and the end of the last
+
+
+class Lanes:
+    """The order of one stream.
+
+    Args:
+        counts: samples in each shard.
+        seed: of the run.
+        per_step: samples of a step, over all processes.
+        processes, workers: how many may share the reading; of ``processes``, what it has in common with ``per_step``.
+        shuffle: so many samples, over all lanes, are shuffled.
+
+    Attributes:
+        total: samples of an epoch.
+        count: lanes.
+        size: samples of a block.
+    """
+
+    def __init__(
+        self, counts: Sequence[int], seed: int, per_step: int, *, processes: int, workers: int, shuffle: int
+    ) -> None:
+        self.counts, self.seed, self.per_step, self.workers = counts, seed, per_step, workers
+        self.total = sum(counts)
+        parts = math.gcd(per_step, processes)
+        self.count = parts * workers
+        self.size = max(1, shuffle // self.count)
+        self._width = per_step // parts  # slots of a part
+        self._epochs: dict[int, _Epoch] = {}
+
+    def place(self, k: int) -> Place:
+        """Where sample ``k`` of the stream is."""
+        step, slot = divmod(k, self.per_step)
+        lane = slot // self._width * self.workers + step % self.workers
+        epoch = k // self.total
+        turn = self._asked(lane, k) - self._asked(lane, epoch * self.total)
+        block, at = divmod(turn, self.size)
+        length = self._length(epoch, lane, block)
+        order = permutation(mix(self.seed, 9, lane, epoch), block, length)
+        return Place(epoch, lane, block, int(order[at]))
+
+    def blocks(self, epoch: int, lane: int) -> int:
+        """How many blocks a lane has in an epoch."""
+        first, last = self._epoch(epoch).lanes[lane : lane + 2]
+        return -(-(last - first) // self.size)
+
+    def spans(self, epoch: int, lane: int, block: int) -> list[Span]:
+        """The samples of a block, as they are stored."""
+        shards, ends, lanes = self._epoch(epoch)
+        position = lanes[lane] + block * self.size
+        last = position + self._length(epoch, lane, block)
+        found = []
+        i = bisect_right(ends, position)
+        while position < last:
+            begin, end = ends[i] - self.counts[shards[i]], min(ends[i], last)
+            if end > position:  # else the shard is empty
+                found.append(Span(shards[i], position - begin, end - begin))
+            position, i = end, i + 1
+        return found
+
+    def _length(self, epoch: int, lane: int, block: int) -> int:
+        first, last = self._epoch(epoch).lanes[lane : lane + 2]
+        return min(self.size, last - first - block * self.size)
+
+    def _asked(self, lane: int, k: int) -> int:
+        """How many of the samples before ``k`` are of a lane."""
+        step, slot = divmod(k, self.per_step)
+        part, turn = divmod(lane, self.workers)
+        whole = (step - turn + self.workers - 1) // self.workers * self._width
+        begun = min(max(slot - part * self._width, 0), self._width) if step % self.workers == turn else 0
+        return whole + begun
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        if epoch not in self._epochs:
+            if len(self._epochs) > 1:  # an epoch and the next are asked for by turns where they meet
+                del self._epochs[min(self._epochs)]
+            shards = permutation(mix(self.seed, 10), epoch, len(self.counts)).tolist()
+            ends = list(accumulate(self.counts[shard] for shard in shards))
+            begin, end = epoch * self.total, (epoch + 1) * self.total
+            lengths = (self._asked(lane, end) - self._asked(lane, begin) for lane in range(self.count))
+            self._epochs[epoch] = _Epoch(shards, ends, [0, *accumulate(lengths)])
+        return self._epochs[epoch]

@@ -1,0 +1,72 @@
+"""Several sources as one, each with a share of the samples."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from ldm.data.example import Example, Source, Words
+from ldm.errors import UserError
+
+
+class Mixture:
+    """Sources that share the samples of a run by their weights.
+
+    As a ``Source`` it is the parts one after the other, which is how it is checked and cached; training asks
+    ``ldm.data.plan`` for the order.
+
+    Args:
+        parts: the sources.
+        weights: their shares, in proportion to each other.
+
+    Raises:
+        UserError: the sources do not go together.
+    """
+
+    def __init__(self, parts: Sequence[Source], weights: Sequence[float]) -> None:
+        self.parts: tuple[Source, ...] = tuple(parts)
+        self.weights = tuple(Fraction(weight).limit_denominator(10**6) for weight in weights)
+        self.name = " + ".join(part.name for part in parts)
+        self.channels = _same("channels", parts)
+        self.captioned = bool(_same("captioned", parts))
+        classes = [part.num_classes for part in parts]
+        if len({number is None for number in classes}) > 1:
+            raise UserError(f"of the mixed sources {self.name}, some have classes and some have none")
+        self.num_classes = max((number for number in classes if number is not None), default=None)
+        self.stream = any(part.stream for part in parts)
+        sizes = [part.sizes for part in parts]
+        known = [size for size in sizes if size is not None]
+        self.sizes: Tensor | None = torch.cat(known) if len(known) == len(sizes) else None
+        self._firsts = [0, *accumulate(len(part) for part in parts)]
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        part = bisect_right(self._firsts, index) - 1
+        return self.parts[part], index - self._firsts[part]
+
+    def key(self, index: int) -> str:
+        part, own = self._find(index)
+        return f"{part.name}: {part.key(own)}"
+
+    def words(self, index: int) -> Words:
+        part, own = self._find(index)
+        return part.words(own)
+
+    def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
+        part, own = self._find(index)
+        return part.read(own, least)
+
+
+def _same(name: str, parts: Sequence[Source]) -> int:
+    values = {getattr(part, name): part.name for part in parts}
+    if len(values) > 1:
+        told = ", ".join(f"{value} in {where}" for value, where in values.items())
+        raise UserError(f"mixed sources should agree in {name}: found {told}")
+    return next(iter(values))

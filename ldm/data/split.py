@@ -1,0 +1,66 @@
+"""Some pictures held out of training, to measure the loss on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ldm.data.example import Example, Source, Words
+from ldm.data.mixture import Mixture
+from ldm.data.order import mix
+from ldm.errors import UserError
+
+
+class Chosen:
+    """Some of a source's examples, by their indices (n,) int64."""
+
+    stream = False
+
+    def __init__(self, source: Source, indices: Tensor) -> None:
+        assert source.sizes is not None
+        self.source, self.indices = source, indices
+        self.name, self.channels = source.name, source.channels
+        self.num_classes, self.captioned = source.num_classes, source.captioned
+        self.sizes: Tensor | None = source.sizes[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def key(self, index: int) -> str:
+        return self.source.key(int(self.indices[index]))
+
+    def words(self, index: int) -> Words:
+        return self.source.words(int(self.indices[index]))
+
+    def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
+        return self.source.read(int(self.indices[index]), least)
+
+
+def hold_out(source: Source, count: int, seed: int) -> tuple[Source, Source]:
+    """Split a source by chance, the same way for the same seed: (what is trained on, ``count`` that are not).
+
+    An example that a source holds several times, as kohya's repeats, is on one side only. Of a mixture, every part
+    gives in proportion to its size.
+
+    Raises:
+        UserError: there are not so many, or the source is a stream.
+    """
+    if isinstance(source, Mixture):
+        shares = [count * len(part) // len(source) for part in source.parts]
+        for i in range(count - sum(shares)):
+            shares[i % len(shares)] += 1
+        halves = [hold_out(part, n, seed) for part, n in zip(source.parts, shares, strict=True)]
+        weights = [float(weight) for weight in source.weights]
+        kept = Mixture([a for a, _ in halves], weights)
+        held = [b for _, b in halves if len(b)]
+        return kept, held[0] if len(held) == 1 else Mixture(held, [len(part) for part in held])
+    if source.stream:
+        raise UserError(f"{source.name} is a stream, of which nothing can be held out: give validation.data of its own")
+    first: dict[str, int] = {}
+    same = torch.tensor([first.setdefault(source.key(i), i) for i in range(len(source))])
+    distinct = torch.tensor(list(first.values()))
+    if not 0 <= count < len(distinct):
+        raise UserError(f"{source.name} has {len(distinct)} pictures, of which {count} cannot be held out")
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(mix(seed, 8)))
+    held = distinct[order[:count]].sort().values
+    return Chosen(source, torch.nonzero(~torch.isin(same, held)).flatten()), Chosen(source, held)
