@@ -88,8 +88,7 @@ def text_id(text: str | None) -> tuple[int, int]:
 def changes_of_pictures(kept: np.ndarray, wanted: np.ndarray) -> list[str]:
     """What has happened to the pictures of a source since their identities were ``kept``, a phrase for each kind."""
     kept, wanted = np.unique(kept, axis=0), np.unique(wanted, axis=0)
-    stayed = np.isin(_second(wanted), _second(kept))
-    gone = ~np.isin(_second(kept), _second(wanted))
+    stayed, gone = np.isin(wanted[:, 1], kept[:, 1]), ~np.isin(kept[:, 1], wanted[:, 1])
     changed = int(np.isin(wanted[~stayed, 0], kept[gone, 0]).sum())
     counts = {
         "added": int((~stayed).sum()) - changed,
@@ -97,7 +96,3 @@ def changes_of_pictures(kept: np.ndarray, wanted: np.ndarray) -> list[str]:
         "removed": int(gone.sum()) - changed,
     }
     return [f"{n} picture{'s were' if n > 1 else ' was'} {what}" for what, n in counts.items() if n > 0]
-
-
-def _second(ids: np.ndarray) -> np.ndarray:
-    return ids[:, 1]

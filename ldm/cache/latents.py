@@ -7,7 +7,7 @@ mirrored picture is encoded by itself: a VAE does not mirror its latents exactly
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ldm.cache.shards import rows_per_shard, write_shard
+from ldm.cache.shards import Shard, open_rows, rows_per_shard, write_shard
 from ldm.codec import VAECodec
 from ldm.data.example import BadExample, Source
 from ldm.data.framing import Buckets, Frame, FrameConfig, cut, least_to_decode
@@ -27,6 +27,7 @@ from ldm.data.plan import common_size
 from ldm.data.samples import Skipped
 from ldm.errors import UserError
 from ldm.images import to_signed
+from ldm.publishing import disk_trouble
 
 ENCODED_AT_ONCE = 2**21  # pixels: eight pictures of 512x512
 _MOST_AT_ONCE = 256
@@ -178,11 +179,10 @@ class LatentWriter:
         Raises:
             UserError: too many pictures cannot be used, one gives no numbers, or the disk is full.
         """
-        batches = [list(part) for _, piece in todo for part in self._batches(piece)]
-        asked = [[(piece.shape, index) for index in part] for _, piece in todo for part in self._batches(piece)]
+        jobs = [(path, self._batches(piece)) for path, piece in todo]
         loader: Any = DataLoader(
             _Cuts(self.source, self.ids, self.cutting),
-            batch_sampler=asked,
+            batch_sampler=[batch for _, batches in jobs for batch in batches],
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=self._device.type == "cuda",
@@ -191,20 +191,152 @@ class LatentWriter:
         # while one shard goes to the disk, the next is encoded
         with ThreadPoolExecutor(1) as disk:
             writing: Future[None] | None = None
-            for path, piece in todo:
-                parts = [self._encode(next(arriving), told) for _ in self._batches(piece)]
+            for path, batches in jobs:
+                done = [self._encode(next(arriving), told) for _ in batches]
                 if writing is not None:
                     writing.result()
-                writing = disk.submit(self._write, path, parts)
+                writing = disk.submit(self._write, path, done)
             if writing is not None:
                 writing.result()
-        assert batches or not todo
 
     @property
     def _device(self) -> torch.device:
         return self.codec.vae.last_layer.device
 
-    def _batches(self, piece: Piece) -> Iterator[list[int]]:
+    def _batches(self, piece: Piece) -> list[list[tuple[tuple[int, int], int]]]:
         pixels = piece.shape[0] * piece.shape[1] * self.cutting.variants
         size = max(1, min(_MOST_AT_ONCE, ENCODED_AT_ONCE // pixels))
-        return (piece.indices[first : first + size] for first in range(0, len(piece.indices), size))
+        asked = [(piece.shape, index) for index in piece.indices]
+        return [asked[first : first + size] for first in range(0, len(asked), size)]
+
+    def _encode(self, batch: _Batch, told: Callable[[int], object]) -> _Batch:
+        """The batch with moments in place of its pictures."""
+        self.left_out += batch.left_out
+        if len(self.left_out) > self.skip_bad:
+            raise UserError(too_many(self.left_out, self.skip_bad))
+        if batch.images is not None:
+            images = batch.images.to(self._device, non_blocking=True)
+            found = self._moments(images, batch.indices)
+            batch = batch._replace(images=found.unflatten(0, (len(batch.indices), self.cutting.variants)))
+        told(len(batch.indices) + len(batch.left_out))
+        return batch
+
+    def _moments(self, images: Tensor, indices: list[int]) -> Tensor:
+        """Moments (B, 2c, h, w) in the dtype that is kept, on the CPU, of uint8 (B, C, H, W)."""
+        signed = to_signed(images).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), self.computing():
+            try:
+                exact = self.codec.encode(signed)
+            except UserError as error:
+                raise UserError(self._culprits(signed, indices, str(error))) from error
+        found = exact.to(self.dtype).cpu()
+        fine = found.isfinite().flatten(1).all(1)
+        if not bool(fine.all()):
+            at = int(fine.int().argmin())
+            raise UserError(
+                f"{self._key(indices, at)}: its moments reach {float(exact[at].abs().max()):.4g}, beyond what "
+                f"{self.dtype} holds: set cache.dtype to bf16 or fp32"
+            )
+        return found
+
+    def _culprits(self, signed: Tensor, indices: list[int], told: str) -> str:
+        """Which pictures of a batch the VAE gives no numbers for."""
+        found = []
+        for at, image in enumerate(signed.split(1)):
+            try:
+                self.codec.encode(image)
+            except UserError:
+                found.append(self._key(indices, at))
+        keys = list(dict.fromkeys(found)) or [self.source.key(index) for index in indices]
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        return f"{', '.join(keys[:5])}{more}: {told}"
+
+    def _key(self, indices: list[int], at: int) -> str:
+        return self.source.key(indices[at // self.cutting.variants])
+
+    def _write(self, path: Path, done: list[_Batch]) -> None:
+        left_out = [skipped for batch in done for skipped in batch.left_out]
+        indices = [index for batch in done for index in batch.indices] + [i for batch in done for i in batch.unusable]
+        rows = [batch for batch in done if batch.images is not None and batch.frames is not None]
+        tensors = {}
+        if rows:
+            tensors["moments"] = torch.cat([batch.images for batch in rows if batch.images is not None])
+            tensors["frames"] = torch.cat([batch.frames for batch in rows if batch.frames is not None])
+        note = {**self.note, "left_out": left_out}
+        with disk_trouble(str(path), "; what was written before is kept"):
+            write_shard(path, self.ids[indices], tensors, note)
+
+
+def too_many(left_out: Sequence[Skipped], allowed: int) -> str:
+    """What to say when more pictures cannot be used than ``skip_bad`` allows."""
+    shown = "".join(f"\n  {skipped.message}" for skipped in left_out[:5])
+    more = f"\n  and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+    return f"{len(left_out)} pictures cannot be used, and data.skip_bad allows {allowed}:{shown}{more}"
+
+
+class Latents:
+    """Rows of moments, read from their shards; what is open is opened anew in every process.
+
+    Args:
+        shards: of one recipe.
+        variants: parts of each picture, mirrored ones included.
+    """
+
+    def __init__(self, shards: Sequence[Shard], cutting: Cutting) -> None:
+        self.shards, self.cutting = list(shards), cutting
+        self._open: dict[int, dict[str, Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": {}}  # a mapping does not travel
+
+    def read(self, place: Sequence[int], crop: int, mirrored: bool) -> tuple[Tensor, Frame]:
+        """The moments (2c, h, w) and the frame of a part of a picture.
+
+        Args:
+            place: (shard, row).
+            crop: which part.
+            mirrored: left and right swapped.
+
+        Raises:
+            BadExample: the picture could not be used.
+        """
+        number, row = place
+        tensors = self._open.get(number)
+        if tensors is None:
+            tensors = self._open[number] = open_rows(self.shards[number].path)
+        count = len(tensors["moments"]) if tensors else 0
+        if row >= count:
+            raise BadExample(*self.shards[number].note["left_out"][row - count])
+        variant = crop * (1 + self.cutting.flip) + mirrored
+        height, width, top, left, h, w, swapped = tensors["frames"][row, variant].tolist()
+        return tensors["moments"][row, variant], Frame((height, width), top, left, h, w, bool(swapped))
+
+
+class _Batch(NamedTuple):
+    """Pictures to encode and what is known of them.
+
+    Attributes:
+        indices: of the pictures that can be used.
+        images: uint8 (B V, C, h, w), then moments (B, V, 2c, h, w); None where there is no picture.
+        frames: (B, V, 7).
+        unusable: indices of the others.
+        left_out: why each of them is.
+    """
+
+    indices: list[int]
+    images: Tensor | None
+    frames: Tensor | None
+    unusable: list[int]
+    left_out: list[Skipped]
+
+
+def _collate(cuts: list[_Cut]) -> _Batch:
+    images = [cut.images for cut in cuts if cut.images is not None]
+    frames = [cut.frames for cut in cuts if cut.frames is not None]
+    return _Batch(
+        [cut.index for cut in cuts if cut.left_out is None],
+        torch.cat(images) if images else None,
+        torch.stack(frames) if frames else None,
+        [cut.index for cut in cuts if cut.left_out is not None],
+        [cut.left_out for cut in cuts if cut.left_out is not None],
+    )

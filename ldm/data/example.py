@@ -57,8 +57,7 @@ class Source(Protocol):
         num_classes: labels are 0 .. num_classes - 1; None without labels.
         captioned: whether the examples have captions.
         sizes: (N, 2) int32, the height and width of every picture, upright; None for a stream.
-        stream: ``read(k)`` gives the k-th sample of an endless series, for k that rise from call to call, and there is
-            neither ``key`` nor ``words``; ``len`` is the number of samples in an epoch.
+        stream: it is a ``StreamSource``.
     """
 
     name: str
@@ -88,5 +87,26 @@ class Source(Protocol):
 
         Raises:
             BadExample: it cannot be used.
+        """
+        ...
+
+
+class StreamSource(Source, Protocol):
+    """Samples in an order of their own, without ``key`` and ``words``; ``len`` is their number in an epoch."""
+
+    def arrange(self, per_step: int, seed: int) -> None:
+        """Say how many samples a step has, over all processes, and the run's seed: what the order depends on."""
+        ...
+
+    def read(self, index: int, least: tuple[int, int] | None = None, turn: int = 0) -> Example:
+        """Open sample number ``index`` of an endless series; the numbers should rise from call to call.
+
+        Args:
+            index: 0, 1, 2, ...
+            least: as in ``Source``.
+            turn: above 0: what stands in its place after so many that cannot be used.
+
+        Raises:
+            BadExample: it cannot be used; the next ``turn`` may be.
         """
         ...

@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ldm.data.decode import Stored
@@ -97,7 +98,7 @@ class FolderSource(Pictures):
         self._files = FolderFiles(config.path)
         found = find_rows(self._files, config)
         config.check_used(found.layout)
-        super().__init__(config, f"{config.path} ({found.layout})")
+        super().__init__(config, f"{config.path} ({found.layout})", str(config.path.resolve()))
         self.captioned, self.num_classes, self.orphans = found.captioned, found.num_classes, found.orphans
         self.layout, self.classes = found.layout, found.classes
         self._rows = _Packed(found.rows)
@@ -143,8 +144,6 @@ class _Packed:
     """Rows in one piece of memory, which worker processes share as it is: they would copy lists by counting references."""
 
     def __init__(self, rows: list[Row]) -> None:
-        import numpy as np
-
         packed = [json.dumps(row, separators=(",", ":")).encode() for row in rows]
         self._ends = np.cumsum([len(row) for row in packed], dtype=np.int64)
         self._content = b"".join(packed)

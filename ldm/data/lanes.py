@@ -22,11 +22,11 @@ from ldm.data.order import mix, permutation
 
 
 class Place(NamedTuple):
-    """Where a sample of the stream is: at ``at`` in a block of a lane in an epoch."""
+    """Where a sample of the stream is: number ``at``, as stored, in a block of a lane in an epoch."""
 
     epoch: int
-    lane: int
     block: int
+    lane: int
     at: int
 
 
@@ -80,14 +80,14 @@ class Lanes:
         block, at = divmod(turn, self.size)
         length = self._length(epoch, lane, block)
         order = permutation(mix(self.seed, 9, lane, epoch), block, length)
-        return Place(epoch, lane, block, int(order[at]))
+        return Place(epoch, block, lane, int(order[at]))
 
     def blocks(self, epoch: int, lane: int) -> int:
         """How many blocks a lane has in an epoch."""
         first, last = self._epoch(epoch).lanes[lane : lane + 2]
         return -(-(last - first) // self.size)
 
-    def spans(self, epoch: int, lane: int, block: int) -> list[Span]:
+    def spans(self, epoch: int, block: int, lane: int) -> list[Span]:
         """The samples of a block, as they are stored."""
         shards, ends, lanes = self._epoch(epoch)
         position = lanes[lane] + block * self.size

@@ -44,6 +44,11 @@ class Pictures(abc.ABC):
     A subclass finds its *rows*, one for each picture, and then calls ``_arrange``. An example that comes several times
     has several indices, one row, and one key.
 
+    Args:
+        config: the settings.
+        name: as in ``Source``.
+        home: tells the place of the pictures from all others.
+
     Attributes:
         sizes: (N, 2) int32, upright heights and widths. Where a header cannot be read, the commonest size stands in,
             so that the example is planned as others are; ``read`` then says what is wrong with it.
@@ -58,8 +63,8 @@ class Pictures(abc.ABC):
     sized: Tensor
     orphans: tuple[str, ...] = ()
 
-    def __init__(self, config: PictureConfig, name: str) -> None:
-        self.name = name
+    def __init__(self, config: PictureConfig, name: str, home: str) -> None:
+        self.name, self._home = name, home
         self.channels = 3 if config.colours == "rgb" else 1
         self._background, self._skip = config.background, config.skip
 
@@ -75,7 +80,7 @@ class Pictures(abc.ABC):
         rounds = range(int(often[kept].max()) if len(kept) else 0)
         self._order = torch.cat([kept[:0], *(kept[often[kept] > done] for done in rounds)])
         found = kept.tolist()
-        sizes, sized = read_sizes(self.name, [self._state(row) for row in found], lambda i: self._size(found[i]))
+        sizes, sized = read_sizes(self._home, [self._state(row) for row in found], lambda i: self._size(found[i]))
         position = torch.searchsorted(kept, self._order)
         self.sizes, self.sized = sizes[position], sized[position]
 
@@ -149,16 +154,25 @@ def _without_skipped(path: Path | None, keys: Sequence[str], name: str) -> Tenso
     Raises:
         UserError: the list cannot be read, or is of other data.
     """
+    skipped = read_skipped(path)
+    if skipped and skipped.isdisjoint(keys):
+        raise UserError(f"skip: no line of {path} is the key of an example of {name}; one is {min(skipped)!r}")
+    return torch.tensor([row for row, key in enumerate(keys) if key not in skipped], dtype=torch.int64)
+
+
+def read_skipped(path: Path | None) -> frozenset[str]:
+    """The keys in a list of examples to leave out; none where there is no list.
+
+    Raises:
+        UserError: the list cannot be read.
+    """
     if path is None:
-        return torch.arange(len(keys))
+        return frozenset()
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"skip: the list {path} cannot be read: {error}") from error
-    skipped = {line.rstrip("\r") for line in lines} - {""}
-    if skipped and skipped.isdisjoint(keys):
-        raise UserError(f"skip: no line of {path} is the key of an example of {name}; one is {min(skipped)!r}")
-    return torch.tensor([row for row, key in enumerate(keys) if key not in skipped], dtype=torch.int64)
+    return frozenset(line.rstrip("\r") for line in lines) - {""}
 
 
 def as_tuple(columns: Columns) -> tuple[str, ...]:

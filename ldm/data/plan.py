@@ -31,11 +31,13 @@ class Ticket(NamedTuple):
         part: which of the mixed sources; 0 where there is one.
         index: of the example in that source.
         bucket: its position in ``Plan.shapes``.
+        turn: of a stream, how many that cannot be used it stands in for.
     """
 
     part: int
     index: int
     bucket: int
+    turn: int = 0
 
 
 class Plan:
@@ -109,7 +111,7 @@ class Plan:
     def instead(self, ticket: Ticket) -> Ticket:
         """The next example of the same source and bucket: shown where one cannot be read."""
         if self.parts[ticket.part].stream:
-            raise UserError("a stream has no next example of the same bucket")
+            return ticket._replace(turn=ticket.turn + 1)
         members, size = self._members[ticket.part][ticket.bucket], self._count(ticket.part, ticket.bucket)
         if members is None:
             return ticket._replace(index=(ticket.index + 1) % size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ldm.conditioner import Condition
 from ldm.data.caption_forms import CaptionConfig, form
-from ldm.data.example import BadExample, Example, Source, Words
+from ldm.data.example import BadExample, Example, Source, StreamSource, Words
 from ldm.data.framing import Buckets, Frame, FrameConfig, cut, least_to_decode
 from ldm.data.order import draws, mix
 from ldm.data.plan import Plan, Ticket
@@ -158,7 +158,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         self.plan = Plan(self.source, self.seed, per_step, self.buckets)
         for part in self.plan.parts:
             if part.stream:
-                part.arrange(per_step, self.seed)  # pyright: ignore[reportAttributeAccessIssue]
+                cast(StreamSource, part).arrange(per_step, self.seed)
 
     def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
         """The samples of a batch; called by the data loader."""
@@ -225,17 +225,17 @@ class TrainingSamples(Dataset[dict[str, Any]]):
             crop = int(place[0] * self.kept.crops)
             moments, frame = self.kept.moments(ticket.part, ticket.index, crop, mirrored)
             return moments, frame, part.words(ticket.index), part.key(ticket.index), shape
-        example = self._read(part, ticket.index, shape)
+        example = self._read(part, ticket, shape)
         image, frame = self._cut(example, shape, mirrored, place)
         return image, frame, Words(example.label, example.captions), example.key, shape
 
-    def _read(self, part: Source, index: int, shape: tuple[int, int]) -> Example:
+    def _read(self, part: Source, ticket: Ticket, shape: tuple[int, int]) -> Example:
         if self.frame is None:
-            return part.read(index)
+            return part.read(ticket.index)
         if part.sizes is None:  # a stream learns the size when it opens the picture
-            return part.read(index, shape)
-        height, width = part.sizes[index].tolist()
-        return part.read(index, least_to_decode((height, width), shape))
+            return cast(StreamSource, part).read(ticket.index, shape, ticket.turn)
+        height, width = part.sizes[ticket.index].tolist()
+        return part.read(ticket.index, least_to_decode((height, width), shape))
 
     def first(self, count: int) -> list[Example]:
         """The first examples that can be used, at most ``count``, each with the centre of its picture at ``size``."""
@@ -245,7 +245,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
             if len(found) == count:
                 break
             with contextlib.suppress(BadExample):  # told where it comes up in training
-                example = self._read(part, index, self.size)
+                example = self._read(part, Ticket(0, index, 0), self.size)
                 image, _ = cut(example.image, example.original, self.size, 0.5, 0.5, False)
                 found.append(replace(example, image=image))
         return found

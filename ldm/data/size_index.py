@@ -73,7 +73,12 @@ def _place(name: str) -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if base.startswith("~"):  # a user without a home, as in some containers
         return None
-    return Path(base) / "ldm" / "sizes" / hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return (
+        Path(base)
+        / "ldm"
+        / "sizes"
+        / hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    )
 
 
 def _load(place: Path | None) -> dict[bytes, Size]:

@@ -6,35 +6,42 @@ memory does not grow. A cursor is opened when its lane is first asked for, so th
 
 from __future__ import annotations
 
-import abc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import Field
 
 from ldm.data.example import BadExample, Example, Words
-from ldm.data.lanes import Lanes, Place
-from ldm.data.pictures import PictureConfig, read_skipped
+from ldm.data.lanes import Lanes, Place, Span
+from ldm.data.pictures import PictureConfig
 from ldm.errors import UserError
+
+Least = tuple[int, int] | None
 
 
 class StreamConfig(PictureConfig):
     """What the settings of all streams have.
 
     Attributes:
-        classes: how many there are, where samples have labels: 0 .. classes - 1.
+        classes: where samples have labels, how many there are, or their names in order.
         shuffle: so many samples are held, over all lanes, to be shuffled; 1 keeps the order within shards.
         processes, workers: how many may share the reading without anything being read twice. Numbers of processes that
             divide ``processes``, and of workers per process that divide ``workers``, do so; others work too, and see
             the same samples in the same order, but several of them read one lane. The order depends on both settings.
     """
 
-    classes: int | None = Field(default=None, ge=1)
+    classes: int | tuple[str, ...] | None = None
     shuffle: int = Field(default=4096, ge=1)
     processes: int = Field(default=8, ge=1)
     workers: int = Field(default=4, ge=1)
+
+    @property
+    def class_count(self) -> int | None:
+        """How many classes there are."""
+        return len(self.classes) if isinstance(self.classes, tuple) else self.classes
 
 
 class Row(NamedTuple):
@@ -76,8 +83,8 @@ class Shards(Protocol):
     names: Sequence[str]
     counts: Sequence[int]
 
-    def open(self, shard: int, first: int) -> Reader:
-        """Open a shard before its sample number ``first``.
+    def open(self, shard: int) -> Reader:
+        """Open a shard before its first sample.
 
         Raises:
             UserError: it cannot be reached.
@@ -89,7 +96,7 @@ class Shards(Protocol):
         ...
 
 
-class Stream(abc.ABC):
+class Stream:
     """A source whose samples come in an order of its own; see ``Source``.
 
     Args:
@@ -97,6 +104,7 @@ class Stream(abc.ABC):
         name: what to call it.
         shards: where the samples are.
         captioned: whether they have captions.
+        example: makes an example of a sample as it is stored; raises ``BadExample``. It goes to other processes.
 
     Raises:
         UserError: there are no samples, or the list of samples to leave out is of other data.
@@ -105,15 +113,15 @@ class Stream(abc.ABC):
     stream = True
     sizes = None
 
-    def __init__(self, config: StreamConfig, name: str, shards: Shards, captioned: bool) -> None:
-        self.name, self.captioned, self.num_classes = name, captioned, config.classes
+    def __init__(
+        self, config: StreamConfig, name: str, shards: Shards, captioned: bool, example: Callable[[Row, Least], Example]
+    ) -> None:
+        self.name, self.captioned, self.num_classes = name, captioned, config.class_count
         self.channels = 3 if config.colours == "rgb" else 1
-        self._config, self._shards = config, shards
-        self._skipped = read_skipped(config.skip)
+        self._config, self._shards, self._example = config, shards, example
         if not sum(shards.counts):
             raise UserError(f"{name} has no samples")
-        if self._skipped and not any(key.startswith(f"{shard}/") for key in self._skipped for shard in shards.names):
-            raise UserError(f"skip: no line of {config.skip} is of a shard of {name}; the first is {min(self._skipped)!r}")
+        self._skipped = _skipped(config.skip, shards.names, name)
         self._cursors: dict[int, _Cursor] = {}
         self._owner = os.getpid()
         self.arrange(1, 0)
@@ -124,7 +132,9 @@ class Stream(abc.ABC):
     def arrange(self, per_step: int, seed: int) -> None:
         """Say how many samples a step has, over all processes, and the run's seed: what the order depends on."""
         config = self._config
-        self._close()
+        for cursor in self._own_cursors().values():
+            cursor.close()
+        self._cursors.clear()
         self._lanes = Lanes(
             self._shards.counts,
             seed,
@@ -134,37 +144,35 @@ class Stream(abc.ABC):
             shuffle=config.shuffle,
         )
 
-    def read(self, index: int, least: tuple[int, int] | None = None, turn: int = 0) -> Example:
+    def read(self, index: int, least: Least = None, turn: int = 0) -> Example:
         """Open sample number ``index`` of the stream, or, with ``turn`` above 0, one that may stand in its place.
 
         Raises:
-            BadExample: it cannot be used; the next ``turn`` may be.
+            BadExample: it cannot be used; with the next ``turn`` there may be one that can.
             UserError: its shard cannot be reached, or nothing can stand in its place.
         """
-        if os.getpid() != self._owner:  # a fork has the files of its parent, and would move what that one reads
-            self._cursors, self._owner = {}, os.getpid()
-        place = self._lanes.place(index)
-        if place.lane not in self._cursors:
-            self._cursors[place.lane] = _Cursor(self._shards, self._lanes, self._skipped)
-        row = self._cursors[place.lane].find(place, turn)
+        place, cursors = self._lanes.place(index), self._own_cursors()
+        if place.lane not in cursors:
+            cursors[place.lane] = _Cursor(self._shards, self._lanes, self._skipped)
+        row = cursors[place.lane].find(place, turn)
         if row is None:
             raise UserError(f"{self.name}: no sample can stand in the place of those that cannot be used")
-        return self._open(row, least)
+        return _open(self._example, row, least)
 
     def scan(self) -> Iterator[tuple[str, Callable[[], Example]]]:
         """Every sample once, as they are stored: its key, and what opens it."""
         for shard, count in enumerate(self._shards.counts):
-            reader = self._shards.open(shard, 0)
+            reader = self._shards.open(shard)
             try:
                 for _ in range(count):
-                    for row in reader.take(1):
-                        if row.key not in self._skipped:
-                            yield row.key, partial(self._open, row)
+                    (row,) = reader.take(1)
+                    if row.key not in self._skipped:
+                        yield row.key, partial(_open, self._example, row)
             finally:
                 reader.close()
 
     def listing(self) -> bytes:
-        """A digest of what the samples are, taken without reading them: caches are known by it."""
+        """A digest of all that ``scan`` gives, taken without reading it: caches are known by it."""
         return self._shards.listing()
 
     def key(self, index: int) -> str:
@@ -173,77 +181,53 @@ class Stream(abc.ABC):
     def words(self, index: int) -> Words:
         raise TypeError("the samples of a stream have words once they are read")
 
-    @abc.abstractmethod
-    def _example(self, row: Row, least: tuple[int, int] | None) -> Example:
-        """Decode a sample.
-
-        Raises:
-            BadExample: it cannot be used.
-        """
-
-    def _open(self, row: Row, least: tuple[int, int] | None = None) -> Example:
-        if row.trouble:
-            raise BadExample(row.key, row.trouble)
-        return self._example(row, least)
-
-    def _close(self) -> None:
-        if os.getpid() == self._owner:
-            for cursor in self._cursors.values():
-                cursor.close()
-        self._cursors = {}
+    def _own_cursors(self) -> dict[int, _Cursor]:
+        if os.getpid() != self._owner:  # a fork has the open files of its parent, and would move its places in them
+            self._cursors, self._owner = {}, os.getpid()
+        return self._cursors
 
     def __getstate__(self) -> dict[str, Any]:  # open files stay in their process
         return {**self.__dict__, "_cursors": {}}
 
 
-class _Cursor:
-    """Reads a lane: one block at a time, and one shard."""
+def _open(example: Callable[[Row, Least], Example], row: Row, least: Least = None) -> Example:
+    if row.trouble:
+        raise BadExample(row.key, row.trouble)
+    return example(row, least)
 
-    def __init__(self, shards: Shards, lanes: Lanes, skipped: frozenset[str]) -> None:
-        self._shards, self._lanes, self._skipped = shards, lanes, skipped
+
+def _skipped(path: Path | None, shards: Sequence[str], name: str) -> frozenset[str]:
+    """The keys in a list of samples to leave out."""
+    if path is None:
+        return frozenset()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"skip: the list {path} cannot be read: {error}") from error
+    keys = frozenset(line.rstrip("\r") for line in lines) - {""}
+    if keys and {key.rpartition("/")[0] for key in keys}.isdisjoint(shards):
+        raise UserError(f"skip: no line of {path} is of a shard of {name}; one is {min(keys)!r}")
+    return keys
+
+
+class _Head:
+    """Reads spans of shards, and keeps the last shard open as more of it may be asked for."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
         self._reader: Reader | None = None
         self._shard, self._next = -1, 0  # what ``_reader`` reads, and the sample that comes next
-        self._blocks: dict[bool, tuple[tuple[int, int, int], list[Row]]] = {}  # the block itself; one that stands in
 
-    def find(self, place: Place, turn: int) -> Row | None:
-        """The sample at a place; or the ``turn``-th that may stand in for it, if there is one."""
-        rows = self._block(place, place.block)
-        row = rows[place.at]
-        if row.key not in self._skipped:
-            if turn == 0:
-                return row
-            turn -= 1
-        # Where a whole block cannot be used, as behind a damage, those after it have to help.
-        for further in range(blocks := self._lanes.blocks(place.epoch, place.lane)):
-            rows = self._block(place, (place.block + further) % blocks)
-            usable = [row for row in rows if not row.trouble and row.key not in self._skipped]
-            if turn < len(usable):
-                return usable[(place.at + turn) % len(usable)]
-            turn -= len(usable)
-        return None
+    def take(self, spans: Sequence[Span]) -> list[Row]:
+        return [row for span in spans for row in self._take(span)]
 
-    def _block(self, place: Place, block: int) -> list[Row]:
-        wanted, main = (place.epoch, place.lane, block), block == place.block
-        held = self._blocks.get(main)
-        if held is None or held[0] != wanted:
-            self._blocks.pop(main, None)  # not two blocks at once
-            spans = self._lanes.spans(*wanted)
-            if not main:
-                reading = _Cursor(self._shards, self._lanes, self._skipped)
-                rows = [row for span in spans for row in reading._take(*span)]
-                reading.close()
-            else:
-                rows = [row for span in spans for row in self._take(*span)]
-            held = self._blocks[main] = (wanted, rows)
-        return held[1]
-
-    def _take(self, shard: int, first: int, last: int) -> list[Row]:
-        if self._reader is None or shard != self._shard or first < self._next:
+    def _take(self, span: Span) -> list[Row]:
+        if self._reader is None or span.shard != self._shard or span.first < self._next:
             self.close()
-            self._reader, self._shard, self._next = self._shards.open(shard, first), shard, first
-        self._reader.skip(first - self._next)
-        rows, self._next = self._reader.take(last - first), last
-        if last == self._shards.counts[shard]:
+            self._reader, self._shard, self._next = self._shards.open(span.shard), span.shard, 0
+        self._reader.skip(span.first - self._next)
+        rows, self._next = self._reader.take(span.last - span.first), span.last
+        if span.last == self._shards.counts[span.shard]:
             self.close()
         return rows
 
@@ -251,3 +235,50 @@ class _Cursor:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+class _Cursor:
+    """Goes along a lane and holds one block of it."""
+
+    def __init__(self, shards: Shards, lanes: Lanes, skipped: frozenset[str]) -> None:
+        self._shards, self._lanes, self._skipped = shards, lanes, skipped
+        self._head = _Head(shards)
+        self._held: tuple[int, int] | None = None  # epoch and block of ``_rows``
+        self._rows: list[Row] = []
+        self._reserve: list[Row] | None = None  # what stands in where that block is used up
+
+    def find(self, place: Place, turn: int) -> Row | None:
+        """The sample at a place; or the ``turn``-th that may stand in for it, if there are so many."""
+        if self._held != place[:2]:
+            self._rows, self._reserve = [], None  # not two blocks at once
+            self._rows = self._head.take(self._lanes.spans(*place[:3]))
+            self._held = place[:2]
+        row = self._rows[place.at]
+        if row.key not in self._skipped:
+            if turn == 0:
+                return row
+            turn -= 1
+        others = self._usable(self._rows[: place.at] + self._rows[place.at + 1 :])
+        if turn >= len(others):  # as behind a damage, where all the rest of a shard is lost
+            turn -= len(others)
+            others = self._reserve = self._following(place) if self._reserve is None else self._reserve
+        return others[(place.at + turn) % len(others)] if turn < len(others) else None
+
+    def _usable(self, rows: Sequence[Row]) -> list[Row]:
+        return [row for row in rows if not row.trouble and row.key not in self._skipped]
+
+    def _following(self, place: Place) -> list[Row]:
+        """What can be used of the next block of the lane of which anything can."""
+        blocks = self._lanes.blocks(place.epoch, place.lane)
+        head = _Head(self._shards)
+        try:
+            for further in range(1, blocks):
+                spans = self._lanes.spans(place.epoch, (place.block + further) % blocks, place.lane)
+                if others := self._usable(head.take(spans)):
+                    return others
+            return []
+        finally:
+            head.close()
+
+    def close(self) -> None:
+        self._head.close()

@@ -2,9 +2,8 @@
 
     average <- d average + (1 - d) weights,    d at step n = min(ema_decay, 1 - (1 + n)^-power)
 
-Only what is trained is averaged. What is frozen belongs to the copy and to the module alike, so that a large frozen
-network is in memory once. Where the module is sharded, so is its average, and where the average is kept on another
-device, it stays there; a module that runs is then put together for as long as somebody draws with it.
+Only what is trained is averaged; what is frozen is in memory once. Where a network is split among processes, so is its
+average, and it may be kept on the CPU. A network that runs is then put together for as long as somebody draws with it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ldm.training.parallel import whole_tensor
+from ldm.training.parallel import as_share, own_share, whole_tensor
 from ldm.training.train_settings import TrainSettings
 
 
@@ -26,47 +25,93 @@ def ema_decay(settings: TrainSettings, step: int) -> float:
 
 
 class Average:
-    """The moving average of a module.
+    """The moving average of a module's trained parameters.
 
     Args:
-        module: as it was built, before it is sharded or wrapped; its copy runs without what wraps it.
-        apart: whether the averaged weights are kept where the copy cannot run: sharded, or on another device.
+        module: before anything wraps or splits it, as its copy is to run without that.
+        settings: whether and where to keep an average.
+        device: where the module is trained.
     """
 
-    def __init__(self, module: nn.Module, apart: bool) -> None:
-        # What is kept apart leaves a shell without weights; what is frozen is shared.
-        parameters = [p for p in module.parameters() if apart or not p.requires_grad]
-        shared = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) if apart else p for p in parameters}
-        self._copy = copy.deepcopy(module, shared)
-        self._apart = apart
-        self._own = {} if apart else {n: p for n, p in self._copy.named_parameters() if p.requires_grad}
+    def __init__(self, module: nn.Module, settings: TrainSettings, device: torch.device) -> None:
+        self._settings, self._device, self._module = settings, device, module
+        elsewhere = settings.ema_device == "cpu" and device.type != "cpu"
+        self._keep = torch.device("cpu") if elsewhere else device
+        # The copy is a shell without weights where these are split, or kept where they do not run.
+        self._is_shell = settings.parallel == "fsdp" or (elsewhere and settings.ema_decay > 0)
+        self._copy = self._copied(module) if self._is_shell or settings.ema_decay > 0 else module
+        self._own: dict[str, Tensor] = {}
 
-    def begin(self, module: nn.Module, device: torch.device | None) -> None:
-        """Tell it the module that is trained, as it is trained: on its device, sharded or not.
+    def _copied(self, module: nn.Module) -> nn.Module:
+        shell = self._is_shell
+        shared = {
+            id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) if shell else p
+            for p in module.parameters()
+            if shell or not p.requires_grad
+        }
+        return copy.deepcopy(module, shared)
 
-        Args:
-            module: the one that it was made from.
-            device: where to keep what is apart; None: where the module's is.
-        """
-        self._module = module
-        self._current = {n: p for n, p in module.named_parameters() if n in trained_names(module)}
-        if self._apart:
-            self._own = {n: p.detach().to(device, copy=True) for n, p in self._current.items()}
-        self._buffers = [*zip(self._copy.buffers(), module.buffers(), strict=True)]
-
-    @torch.no_grad()
-    def update(self, decay: float) -> None:
-        """Move towards the weights that are trained."""
-        mine, its = [*self._own.values()], [p.detach() for p in self._current.values()]
-        torch._foreach_lerp_(mine, [p.to(m.device) for m, p in zip(mine, its, strict=True)], 1 - decay)
-        for buffer, current in self._buffers:
-            buffer.copy_(current)
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """The averages by name: what a checkpoint keeps of it."""
-        return {name: value.detach() for name, value in self._own.items()}
+    def begin(self, trained: Mapping[str, nn.Parameter]) -> None:
+        """Start from the weights that are trained, as they are now: by name, split or not."""
+        self._trained = dict(trained)
+        if self._settings.ema_decay > 0:
+            ours = dict(self._copy.named_parameters())
+            for name, parameter in trained.items():
+                share = own_share(parameter.detach())
+                self._own[name] = share.to(self._keep, copy=True) if self._is_shell else ours[name].detach()
 
     @property
     def module(self) -> nn.Module | None:
-        """The copy that runs and follows every update; None where the weights are kept apart."""
-        return None if self._apart else self._copy
+        """The averaged network where it is always there to run, and follows every step."""
+        return None if self._is_shell else self._copy
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after step ``step`` (from 0)."""
+        if not self._own:
+            return
+        fresh = [own_share(self._trained[name].detach()).to(self._keep) for name in self._own]
+        torch._foreach_lerp_([*self._own.values()], fresh, 1 - ema_decay(self._settings, step))
+        for buffer, current in zip(self._copy.buffers(), self._module.buffers(), strict=True):
+            buffer.copy_(current)
+
+    @contextmanager
+    def whole(self, here: bool = True) -> Iterator[nn.Module]:
+        """The averaged network, to draw with; the trained one itself without an average.
+
+        All processes enter together. Where ``here`` is false, this one only helps, and must not run what it is given.
+        """
+        if not self._is_shell:
+            yield self._copy
+            return
+        weights = {}
+        for name, parameter in self._module.named_parameters():
+            value = as_share(self._own[name], parameter) if name in self._own else parameter.detach()
+            value = whole_tensor(value)
+            if here:
+                weights[name] = value.to(self._device)
+        if here:
+            self._fill(weights)
+        try:
+            yield self._copy
+        finally:
+            self._fill({name: torch.empty_like(value, device="meta") for name, value in weights.items()})
+
+    def _fill(self, weights: dict[str, Tensor]) -> None:
+        self._copy.load_state_dict(weights, strict=False, assign=True)
+        for module in self._copy.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(self._device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages by name, split as the weights are."""
+        return {name: as_share(value, self._trained[name]) for name, value in self._own.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`tensors` gave.
+
+        Raises:
+            KeyError, RuntimeError: it is of another network.
+        """
+        for name, value in self._own.items():
+            value.copy_(own_share(tensors[name]))

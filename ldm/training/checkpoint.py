@@ -2,30 +2,33 @@
 
 RUN/checkpoints/step_00001000/
     model_index.json, unet/, ...   the model with averaged weights, ready to draw with
-    training/NAME.safetensors      the weights that are trained on
-    training/state.pt              optimisers, gradient scaler
-    training/state.json            step, number of averaged steps
+    training/                      what training goes on from: ``ldm.training.state``
+    training/manifest.json         every file with its size and checksum: ``ldm.training.manifest``
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ldm.errors import UserError
 from ldm.publishing import DOOMED, UNFINISHED, disk_trouble, replacing
-from ldm.weights.files import read_json, read_tensors, write_json, write_tensors
+from ldm.training.manifest import damage, write_manifest
+
+DAMAGED = "damaged_"  # what the names of checkpoints begin with that were found to be so
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Where the checkpoint after ``step`` steps is published."""
     return run / "checkpoints" / f"step_{step:08d}"
+
+
+def unfinished_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` steps is written."""
+    final = checkpoint_folder(run, step)
+    return final.with_name(UNFINISHED + final.name)
 
 
 def publish(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path:
@@ -44,6 +47,7 @@ def publish(run: Path, step: int, write: Callable[[Path], None], keep: int) -> P
     with disk_trouble(f"the checkpoint {final}", "; the last one is intact"):
         with replacing(final) as folder:
             write(folder)
+            write_manifest(folder)
         for old in sorted(final.parent.glob("step_*"))[:-keep]:
             doomed = old.with_name(DOOMED + old.name)
             os.replace(old, doomed)
@@ -51,39 +55,38 @@ def publish(run: Path, step: int, write: Callable[[Path], None], keep: int) -> P
     return final
 
 
+def newest_good(run: Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint that is whole, and what is wrong with those that are newer.
+
+    Raises:
+        UserError: there are checkpoints, and all of them are damaged.
+    """
+    faults: dict[Path, str] = {}
+    for folder in _newest_first(run):
+        fault = damage(folder)
+        if fault is None:
+            return folder, faults
+        faults[folder] = fault
+    if faults:
+        told = "\n".join(f"  {fault}" for fault in faults.values())
+        raise UserError(f"no checkpoint of {run} can be resumed:\n{told}")
+    return None, faults
+
+
+def _newest_first(run: Path) -> Iterator[Path]:
+    return reversed(sorted((run / "checkpoints").glob("step_*")))
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a damaged checkpoint a name under which nothing draws or resumes from it."""
+    aside = folder.with_name(DAMAGED + folder.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
+    return aside
+
+
 def sweep(run: Path) -> None:
     """Delete what a killed run left half written or half deleted."""
     for name in (UNFINISHED, DOOMED):
         for left in (run / "checkpoints").glob(name + "*"):
             shutil.rmtree(left)
-
-
-def write_state(
-    folder: Path, weights: dict[str, dict[str, Any]], state: dict[str, Any], numbers: dict[str, int]
-) -> None:
-    """Write ``training/``: tensors by player, the optimisers' state, and plain numbers."""
-    training = folder / "training"
-    training.mkdir()
-    for name, tensors in weights.items():
-        write_tensors(training / f"{name}.safetensors", tensors)
-    torch.save(state, training / "state.pt")
-    write_json(training / "state.json", numbers)
-
-
-def read_state(folder: Path, players: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Read what :func:`write_state` wrote.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    training = folder / "training"
-    weights = {name: read_tensors(training / f"{name}.safetensors") for name in players}
-    path = training / "state.pt"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is missing or damaged: {error}") from error
-    numbers = read_json(training / "state.json")
-    if not {"step", "processes"} <= numbers.keys():
-        raise UserError(f"{training / 'state.json'} is damaged: it should say `step` and `processes`")
-    return weights, state, numbers

@@ -44,6 +44,8 @@ def start_of(run: DiffusionRun, source: Source) -> Start:
     Raises:
         UserError: it is not to be had, or does not fit the data or the run.
     """
+    if isinstance(run.condition, TextConditionConfig):
+        _check_captions(source)  # before its tower is looked for
     start = _new(run, source) if run.model is None else _finished(run)
     _check_data(start.model, source)
     if run.masks is not None and not start.model.inpaints:
@@ -142,6 +144,12 @@ def _check_data(model: Model, source: Source) -> None:
     if isinstance(conditioner, LabelConditioner):
         classes = source.num_classes
         if classes is None or classes > conditioner.classes:
-            raise UserError(f"the condition has {conditioner.classes} classes, but {source.name} has {classes}")
-    if isinstance(conditioner, TextConditioner) and not source.captioned:
+            told = "the number of the model's classes" if model.folder else "condition.classes"
+            raise UserError(f"{told} is {conditioner.classes}, but {source.name} has {classes}")
+    if isinstance(conditioner, TextConditioner):
+        _check_captions(source)
+
+
+def _check_captions(source: Source) -> None:
+    if not source.captioned:
         raise UserError(f"the condition is a text and needs captions, but {source.name} has none: set data.captions")

@@ -3,13 +3,16 @@
 A task has one or more *players*, modules trained in turn within a step, each by an optimiser of its own:
 diffusion and CLIP have one, an autoencoder has two (itself and its adversary). The first is the one whose
 moving average is kept. The loop knows nothing else about a task.
+
+Of a player, the parameters that require gradients when the run begins are trained, averaged and in checkpoints; the
+others are neither copied nor written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -64,13 +67,66 @@ class Task(Protocol):
         """Write a model folder from the averaged copy of the first player."""
         ...
 
-    def draw(self, averaged: nn.Module, path: Path, seed: int) -> None:
-        """Write a sheet of pictures that shows how far training is."""
+    def draw(self, averaged: nn.Module, rank: int, processes: int) -> list[Tensor]:
+        """This process's share of the sheet of samples: pictures number rank, rank + processes, ... of it.
+
+        A picture depends on the weights, the run's seed and its own number, and on nothing else, so that a sheet is the
+        same however many processes draw it. ``averaged`` is in evaluation mode.
+
+        Returns:
+            Pictures (C, H, W), on the CPU.
+        """
+        ...
+
+    def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
+        """Write all pictures of a sheet, in order; called in the main process alone.
+
+        Returns:
+            What is to be logged of them; may be empty.
+        """
+        ...
+
+
+@runtime_checkable
+class Validated(Protocol):
+    """A task that is judged every ``validation.every`` steps; all methods are called with the averaged weights."""
+
+    def validation(self, averaged: nn.Module, rank: int, processes: int) -> dict[str, tuple[float, float]]:
+        """Name -> (sum, count) over this process's share of what is held out; ``validation_NAME`` in the log.
+
+        Everything random is fixed, so that the values of two moments can be compared. Processes may name others.
+        """
+        ...
+
+    def draw_validation(self, averaged: nn.Module, rank: int, processes: int) -> list[Tensor]:
+        """This process's share of the fixed pictures, as in :meth:`Task.draw`; may be none."""
+        ...
+
+    def write_validation(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
+        """As :meth:`Task.write_sheet`; not called without pictures."""
+        ...
+
+
+@runtime_checkable
+class Following(Protocol):
+    """A task with a use for the moving average while it trains, as distillation has."""
+
+    def follow(self, averaged: nn.Module) -> None:
+        """Called once: ``averaged`` is a copy of the first player that follows it, step by step."""
+        ...
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A task whose parameters do not all learn at one rate."""
+
+    def pace(self, player: str, parameter: str) -> float:
+        """What ``train.learning_rate`` is multiplied by for a parameter of a player, given its name in the module."""
         ...
 
 
 def mean_of(values: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(sum, count) of per-sample values (B,), of the ``chosen`` ones (B,) bool when given."""
     if chosen is None:
-        return values.detach().sum(), values.new_tensor(float(values.numel()))
+        return values.detach().sum(), values.new_full((), float(values.numel()))  # new_tensor would wait for a GPU
     return (values.detach() * chosen).sum(), chosen.sum().to(values.dtype)

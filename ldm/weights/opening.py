@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import field_validator
 from torch import nn
 
 from ldm.codec import VAECodec
@@ -19,6 +20,7 @@ from ldm.text_conditioner import TextConditioner, Tower
 from ldm.weights.components import Reading
 from ldm.weights.embeddings import add_embedding, load_embedding
 from ldm.weights.hub import fetch, looks_like_name
+from ldm.weights.in_folder import EMBEDDING_FILE, LORA_FILE, file_in
 from ldm.weights.lora import merge_loras
 from ldm.weights.lora_files import read_lora
 from ldm.weights.model import Model, assemble, load_model, load_vae, resolve, take_own
@@ -38,10 +40,10 @@ class Loading(Settings):
         ema: of a single file with both, the U-Net's moving average.
         prediction: ``epsilon`` or ``v``, where a single file does not tell.
         allow_pickle: also read pickles, by torch's restricted reader.
-        loras: files and weights.
+        loras: files, or folders or runs that hold one, and weights.
         live: the LoRAs stay beside the weights, where ``ldm.studio.Studio.set_loras`` changes them, rather than being
             merged. Each changed layer then costs more, and on a CPU the fast path of bf16 is off.
-        embeddings: files of textual inversion.
+        embeddings: files of textual inversion, or folders or runs that hold one.
     """
 
     variant: str | None = None
@@ -53,6 +55,16 @@ class Loading(Settings):
     loras: tuple[tuple[Path, float], ...] = ()
     live: bool = False
     embeddings: tuple[Path, ...] = ()
+
+    @field_validator("loras")
+    @classmethod
+    def _lora_files(cls, given: tuple[tuple[Path, float], ...]) -> tuple[tuple[Path, float], ...]:
+        return tuple((file_in(place, LORA_FILE), weight) for place, weight in given)
+
+    @field_validator("embeddings")
+    @classmethod
+    def _embedding_files(cls, given: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(file_in(place, EMBEDDING_FILE) for place in given)
 
     def files(self) -> dict[str, Path]:
         """What is put into the model, by its part."""

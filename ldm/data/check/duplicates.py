@@ -21,7 +21,7 @@ MOST_BITS = 6  # beyond, the bands are so narrow that too many agree in one by c
 _TOLERANCE = 24  # of 255, for each colour of the sketch
 
 
-class Copies:
+class Prints:
     """The fingerprints of pictures in the order they came, 80 bytes for each."""
 
     def __init__(self) -> None:

@@ -1,0 +1,117 @@
+"""The shards of one kind in a cache's folder: which are there, which are damaged, what the next are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm.cache.fingerprint import Recipe, differences, read_recipe, recipe_hash
+from ldm.cache.shards import Shard, is_whole, read_shard, sealed_json, state_of, unsealed_json
+from ldm.errors import UserError
+from ldm.publishing import disk_trouble, write_whole
+
+CONTENTS = "cache.json"
+KINDS = ("latents", "texts")
+_OURS = re.compile(rf"(?:(?:{'|'.join(KINDS)})-\d{{5,}}\.safetensors|{CONTENTS})(?:\.tmp)?")
+
+
+class Shelf:
+    """The shards of one kind.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        recipe: how rows are to be made.
+    """
+
+    def __init__(self, folder: Path, kind: str, recipe: Recipe) -> None:
+        self.folder, self.kind, self.recipe = folder, kind, recipe
+        self.name = recipe_hash(recipe)
+
+    def files(self) -> list[Path]:
+        """The files there are, by number."""
+        return sorted(self.folder.glob(f"{self.kind}-*.safetensors"))
+
+    def discard_stale(self) -> list[str]:
+        """Delete what was made by another recipe; return what has changed since, a phrase for each thing."""
+        told: dict[str, None] = {}
+        for path in self.files():
+            shard = read_shard(path)
+            if shard is None:  # truncated
+                path.unlink()
+                told[f"{path.name} is damaged"] = None
+            elif shard.note.get("recipe") != self._told():
+                told |= dict.fromkeys(differences(read_recipe(shard.note["recipe"]), self.recipe))
+                path.unlink()
+        return list(told)
+
+    def shards(self) -> list[Shard]:
+        """What the shards say of themselves."""
+        return [shard for path in self.files() if (shard := read_shard(path)) is not None]
+
+    def fresh(self, count: int) -> list[Path]:
+        """Files for new shards, under the lowest numbers that are free."""
+        taken = {path.name for path in self.files()}
+        names = (f"{self.kind}-{number:05d}.safetensors" for number in range(count + len(taken)))
+        return [self.folder / name for name in names if name not in taken][:count]
+
+    def note(self) -> dict[str, Any]:
+        """What every new shard says."""
+        return {"recipe": self._told()}
+
+    def _told(self) -> dict[str, list[str]]:
+        return {name: list(trait) for name, trait in self.recipe.items()}
+
+
+def discard_damaged(known: Mapping[str, list[int]], files: Sequence[Path]) -> list[str]:
+    """Delete shards that are truncated or have a changed byte; return a phrase for each.
+
+    Args:
+        known: states in which files were found whole; those that are still in them are not read again.
+        files: which to look at.
+    """
+    told = []
+    for path in files:
+        if known.get(path.name) != state_of(path) and not is_whole(path):
+            path.unlink()
+            told.append(f"{path.name} is damaged")
+    return told
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something that is no cache.
+
+    Raises:
+        UserError: it does.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder: cache.path should name one")
+    foreign = [path.name for path in folder.glob("*") if not _OURS.fullmatch(path.name)]
+    if foreign:
+        raise UserError(
+            f"{folder} holds {sorted(foreign)[0]}, which is of no cache: set cache.path to a folder of its own"
+        )
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed process left half written."""
+    for path in folder.glob("*.tmp"):
+        path.unlink()
+
+
+def read_contents(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """What ``cache.json`` says, and what is wrong with it, if anything; a missing one says nothing."""
+    path = folder / CONTENTS
+    if not path.is_file():
+        return {}, []
+    found = unsealed_json(path.read_bytes())
+    return (found, []) if found is not None else ({}, [f"{CONTENTS} is damaged"])
+
+
+def write_contents(folder: Path, contents: Mapping[str, Any]) -> None:
+    """Write ``cache.json``."""
+    path = folder / CONTENTS
+    blob = sealed_json(contents)
+    with disk_trouble(str(path)):
+        write_whole(path, lambda temporary: temporary.write_bytes(blob))

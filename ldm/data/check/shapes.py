@@ -1,0 +1,59 @@
+"""How large pictures are, of what proportions, and which buckets they come to."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from ldm.data.check.facts import Facts
+from ldm.data.check.kinds import Problem
+from ldm.data.framing import Buckets, FrameConfig
+
+
+class Shapes:
+    """The sizes of pictures, 8 bytes for each.
+
+    Args:
+        frame: how pictures come to the shapes of training; None where that is not known.
+        batch: pictures of a batch; None where that is not known.
+    """
+
+    def __init__(self, frame: FrameConfig | None, batch: int | None) -> None:
+        self.frame, self.batch = frame, batch
+        self._sides = array("i")
+        self._least = min(frame.sides) if frame else 0
+
+    def see(self, number: int, facts: Facts) -> Iterator[Problem]:
+        """The problem of a picture that has to be enlarged."""
+        if facts.fault is not None:
+            return
+        self._sides.extend(facts.size)
+        height, width = facts.size
+        if height * width < self._least**2:
+            told = f"{facts.key} has {width} x {height} pixels, fewer than {self._least} x {self._least}"
+            yield Problem("small", number, facts.part, facts.key, told)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(N, 2) int32, the height and width of every picture that can be used."""
+        return np.array(self._sides, np.int32).reshape(-1, 2)
+
+    def buckets(self) -> dict[tuple[int, int], int]:
+        """How many pictures come to each (height, width), in the order of ``Buckets``; empty where no frame is known."""
+        if self.frame is None:
+            return {}
+        buckets = Buckets(self.frame)
+        found = buckets.assign(torch.from_numpy(self.sizes))
+        counts = torch.bincount(found, minlength=len(buckets.shapes)).tolist()
+        return dict(zip(buckets.shapes, counts, strict=True))
+
+    def sparse(self) -> Iterator[Problem]:
+        """A problem for each bucket whose pictures come several times in one batch."""
+        for (height, width), count in self.buckets().items():
+            if self.batch is not None and 0 < count < self.batch:
+                name = f"{width} x {height}"
+                told = f"the bucket {name} has {count} pictures, fewer than the {self.batch} of a batch"
+                yield Problem("sparse", None, 0, name, told)

@@ -1,0 +1,235 @@
+"""Which pictures a folder has, and where the words for each are: one function for each layout."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ldm.data.folder_files import METADATA, FolderFiles, printable
+from ldm.data.labels import number_labels
+from ldm.data.metadata_files import read_metadata
+from ldm.data.pictures import as_tuple
+from ldm.errors import UserError
+
+if TYPE_CHECKING:
+    from ldm.data.folder import FolderConfig
+
+_KOHYA = re.compile(r"(\d+)_(.*)", re.DOTALL)
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+
+
+class Row(NamedTuple):
+    """A picture, or what should be one.
+
+    Attributes:
+        key: of its example.
+        path: of the picture in the folder; None where there is none.
+        captions: as they were found, which may be anything.
+        where: what messages call the place of these captions.
+        sidecars: caption files, in the folder.
+        label: the class.
+        fault: why it cannot be used, where that is known without opening anything.
+        times: how often it comes.
+    """
+
+    key: str
+    path: str | None
+    captions: tuple[object, ...] = ()
+    where: str = ""
+    sidecars: tuple[str, ...] = ()
+    label: int | None = None
+    fault: str | None = None
+    times: int = 1
+
+    @classmethod
+    def unpacked(cls, values: list[Any]) -> Row:
+        """From the list that it is in JSON."""
+        row = cls(*values)
+        return row._replace(captions=tuple(row.captions), sidecars=tuple(row.sidecars))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds, by one layout.
+
+    Attributes:
+        layout: its name.
+        rows: its pictures.
+        captioned: whether they have captions.
+        classes: the names of the classes by number; None without classes, or where they have no names.
+        num_classes: how many; None without.
+        orphans: what belongs to no row.
+    """
+
+    layout: str
+    rows: list[Row]
+    captioned: bool
+    classes: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    orphans: tuple[str, ...] = ()
+
+
+def find_rows(files: FolderFiles, config: FolderConfig) -> Found:
+    """The pictures of a folder.
+
+    Raises:
+        UserError: it holds none, or is not of the layout; the message says what was looked for, and what there is.
+    """
+    pictures = files.pictures()
+    layout = _guess_layout(files, pictures, config) if config.layout == "auto" else config.layout
+    if layout != "metadata" and not pictures:
+        raise UserError(f"no picture in {files.root} or folders in it: {files.told()}")
+    _refuse_splits(files, pictures)
+    return _LAYOUTS[layout](files, pictures, config)
+
+
+def _guess_layout(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) -> str:
+    if any(os.path.basename(name) in METADATA for name in files.names):
+        return "metadata"
+    folders = {_folder(name) for name in pictures}
+    if any(_KOHYA.fullmatch(folder) for folder in folders):
+        return "kohya"
+    if any(_sidecars(files, name, config) for name in pictures):
+        return "captions"
+    if len(folders) > 1 and "" not in folders:
+        return "classes"
+    if not pictures:
+        looked = f"pictures (.png, .jpg, .webp, ...) or {', '.join(METADATA[:-1])} or {METADATA[-1]}"
+        raise UserError(
+            f"{files.root} and the folders in it hold none of what was looked for, {looked}: {files.told()}"
+        )
+    return "plain"
+
+
+def _folder(name: str) -> str:
+    """The folder directly in the root that a file is in or below; "" for the root."""
+    return name.partition("/")[0] if "/" in name else ""
+
+
+def _refuse_splits(files: FolderFiles, pictures: Sequence[str]) -> None:
+    folders = {_folder(name) for name in [*pictures, *(n for n in files.names if os.path.basename(n) in METADATA)]}
+    if len(folders) > 1 and {folder.lower() for folder in folders} <= _SPLITS:
+        names = sorted(folders)
+        first = next((name for name in names if name.lower().startswith("train")), names[0])
+        raise UserError(
+            f"{files.root} holds the splits {', '.join(names)}: give one as path, such as {files.root / first}"
+        )
+
+
+# ------------------------------------------------------------------------------------- captions beside pictures
+
+
+def _sidecars(files: FolderFiles, picture: str, config: FolderConfig) -> tuple[str, ...]:
+    stem = os.path.splitext(picture)[0]
+    tried = [stem + ending for given in as_tuple(config.caption_extension) for ending in (given, given.upper())]
+    return tuple(dict.fromkeys(name for name in tried if name in files))
+
+
+def _captioned(files: FolderFiles, picture: str, config: FolderConfig, otherwise: str = "", times: int = 1) -> Row:
+    """A picture with its caption files; the caption ``otherwise`` stands in where there are none."""
+    key, sidecars = printable(picture), _sidecars(files, picture, config)
+    if sidecars or otherwise:
+        captions = () if sidecars else (otherwise,)
+        return Row(key, picture, captions, f"the name of the folder of {key}", sidecars, times=times)
+    stem = os.path.splitext(key)[0]
+    tried = " or ".join(stem + ending for ending in as_tuple(config.caption_extension))
+    return Row(key, picture, fault=f"{files.root / key} has no caption: looked for {tried} beside it", times=times)
+
+
+def _lone_captions(files: FolderFiles, rows: Sequence[Row], config: FolderConfig) -> tuple[str, ...]:
+    used = {name for row in rows for name in row.sidecars}
+    endings = as_tuple(config.caption_extension)
+    lone = [name for name in files.names if name not in used and name.lower().endswith(endings)]
+    return tuple(f"{files.root / printable(name)} is a caption without a picture" for name in lone)
+
+
+def _caption_files(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) -> Found:
+    rows = [_captioned(files, name, config) for name in pictures]
+    if not any(row.sidecars for row in rows):
+        raise UserError(f"none of {len(rows):,} pictures has a caption: {rows[0].fault}; {files.told()}")
+    return Found("captions", rows, captioned=True, orphans=_lone_captions(files, rows, config))
+
+
+def _kohya(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) -> Found:
+    folders = sorted({_folder(name) for name in pictures})
+    parts = {folder: _KOHYA.fullmatch(folder) for folder in folders}
+    if not any(parts.values()):
+        there = ", ".join(printable(folder) or "(none)" for folder in folders[:5])
+        raise UserError(
+            f"no folder in {files.root} is named as 10_name; folders with pictures: {there}; {files.told()}"
+        )
+    times, names = defaultdict(lambda: 1), defaultdict(str)
+    for folder, match in parts.items():
+        if match:
+            times[folder], names[folder] = int(match[1]), printable(match[2])
+            if times[folder] < 1:
+                told = "its pictures would come 0 times; for folders that are classes, set layout: classes"
+                raise UserError(f"{files.root / folder}: {told}")
+    rows = [_captioned(files, p, config, names[_folder(p)].strip(), times[_folder(p)]) for p in pictures]
+    return Found("kohya", rows, captioned=True, orphans=_lone_captions(files, rows, config))
+
+
+# --------------------------------------------------------------------------------------------- no captions
+
+
+def _plain(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) -> Found:
+    if config.caption is not None and "{label}" in config.caption:
+        raise UserError(f"caption {config.caption!r} has a {{label}}, and {files.root} has no classes")
+    given = () if config.caption is None else (config.caption,)
+    rows = [Row(printable(name), name, given, "the setting caption") for name in pictures]
+    return Found("plain", rows, captioned=bool(given))
+
+
+def _class_folders(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) -> Found:
+    classes = config.classes or tuple(sorted({_folder(name) for name in pictures} - {""}))
+    if not classes:
+        raise UserError(f"no folder in {files.root} holds pictures, which would be those of a class: {files.told()}")
+    numbers = {name: number for number, name in enumerate(classes)}
+    rows = [_classified(files, name, numbers, config) for name in pictures]
+    return Found("classes", rows, config.caption is not None, tuple(map(printable, classes)), len(classes))
+
+
+def _classified(files: FolderFiles, picture: str, numbers: dict[str, int], config: FolderConfig) -> Row:
+    key, folder = printable(picture), _folder(picture)
+    if folder not in numbers:
+        where = f"the folder {printable(folder)}, which is none of classes" if folder else "no folder of a class"
+        return Row(key, picture, fault=f"{files.root / key} is in {where}")
+    given = () if config.caption is None else (config.caption.replace("{label}", printable(folder)),)
+    return Row(key, picture, given, "the setting caption", label=numbers[folder])
+
+
+# ------------------------------------------------------------------------------------------------ metadata
+
+
+def _metadata(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) -> Found:
+    columns = as_tuple(config.caption_column)
+    entries = read_metadata(files, columns, config.label_column)
+    rows, labels = [], []
+    for entry in entries:
+        row = Row(entry.key, entry.path, entry.captions, entry.where, fault=entry.fault)
+        if columns and not entry.captions and not entry.fault:
+            row = row._replace(fault=f"{entry.where}: no {' or '.join(columns)} for {entry.key}")
+        rows.append(row)
+        labels.append(entry.label)
+    used = {row.path for row in rows}
+    lone = tuple(f"{files.root / printable(name)} is in no metadata file" for name in pictures if name not in used)
+    if config.label_column is None:
+        return Found("metadata", rows, bool(columns), orphans=lone)
+    numbered = number_labels(labels, config.classes)
+    for i, (row, number) in enumerate(zip(rows, numbered.numbers, strict=True)):
+        fault = row.fault or (None if number is not None else f"{row.where}: {config.label_column} {numbered.fault(i)}")
+        rows[i] = row._replace(label=number, fault=fault)
+    return Found("metadata", rows, bool(columns), numbered.names, numbered.count, lone)
+
+
+_LAYOUTS: dict[str, Callable[[FolderFiles, Sequence[str], FolderConfig], Found]] = {
+    "metadata": _metadata,
+    "kohya": _kohya,
+    "captions": _caption_files,
+    "classes": _class_folders,
+    "plain": _plain,
+}

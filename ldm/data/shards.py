@@ -1,0 +1,266 @@
+"""Files that hold many samples each: finding, opening and telling them apart, on a disk or behind a URL.
+
+URLs are opened by fsspec, which knows the web, the hub and every object store. What is remembered of a shard is kept in
+the user's cache with what tells its present state, so that a shard that changed is another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from tqdm import tqdm
+
+from ldm.errors import UserError
+from ldm.publishing import write_whole
+
+T = TypeVar("T")
+
+_THREADS = 16  # most of the time is waiting for a network
+_WAITS = (1, 2, 4, 8)  # seconds before a read over a network is tried again
+_IN_A_URL = "://"
+
+
+def find_shards(path: str | Sequence[str], ending: str) -> list[str]:
+    """The files that a setting means.
+
+    Args:
+        path: a file, a folder, a pattern with ``*``, ``?`` or ``{00..99}``, on a disk or behind a URL; or several.
+        ending: of the names of the files in a folder, such as ``".tar"``.
+
+    Raises:
+        UserError: there are none, or what is behind a URL cannot be listed.
+    """
+    entries = [path] if isinstance(path, str) else path
+    found = [shard for entry in entries for one in expand_braces(entry) for shard in _matching(one, ending)]
+    return list(dict.fromkeys(found))
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """``a{0..2}`` to ``a0``, ``a1`` and ``a2``, with as many digits as given; ``{x,y}`` to both."""
+    braces = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if braces is None:
+        return [pattern]
+    first, last, words = braces.groups()
+    middle = words.split(",") if words else [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [before + one + rest for one in middle for rest in expand_braces(after)]
+
+
+def _matching(place: str, ending: str) -> list[str]:
+    if is_remote(place):
+        with reaching(place):
+            return _matching_remote(place, ending)
+    place = os.path.expanduser(place)
+    if os.path.isfile(place):
+        return [place]
+    folder = os.path.isdir(place)
+    found = sorted(glob.glob(os.path.join(glob.escape(place), f"*{ending}") if folder else place, recursive=True))
+    if not found:
+        raise UserError(f"{place} holds no {ending} files" if folder else f"there is no file {place}")
+    return found
+
+
+def _matching_remote(url: str, ending: str) -> list[str]:
+    if not glob.has_magic(url) and url.partition("?")[0].endswith(ending):
+        return [url]
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(url)
+    pattern = path if glob.has_magic(url) else f"{path.rstrip('/')}/*{ending}"
+    found = sorted(str(one) for one in system.glob(pattern))
+    if not found:
+        raise UserError(f"{url}: found no {ending} files there; where files cannot be listed, name them as {{000..123}}")
+    return [system.unstrip_protocol(one) for one in found]
+
+
+def is_remote(place: str) -> bool:
+    return _IN_A_URL in place
+
+
+def short_names(places: Sequence[str]) -> list[str]:
+    """What is left of each path behind the folder that all have in common."""
+    folders = [re.split(r"[/\\]", place) for place in places]
+    common = len(os.path.commonprefix([parts[:-1] for parts in folders]))
+    return ["/".join(parts[common:]) for parts in folders]
+
+
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turn what goes wrong behind a URL into a message that names it. Wrap calls of fsspec only.
+
+    Raises:
+        UserError: in place of any exception: each protocol has its own kinds.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {url}") from error
+    except ImportError as error:
+        raise UserError(f"{url} cannot be opened: {error}; pip install 'ldm[stream]' for the web and the hub") from error
+    except Exception as error:
+        raise UserError(f"{url} cannot be read: {str(error) or type(error).__name__}") from error
+
+
+def open_shard(place: str) -> BinaryIO:
+    """Open a shard to read from anywhere in it.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    if is_remote(place):
+        return io.BufferedReader(_Patient(place), 2**16)
+    try:
+        return open(place, "rb")
+    except OSError as error:
+        raise UserError(f"{place} cannot be opened: {error}") from error
+
+
+class _Patient(io.RawIOBase):
+    """A file behind a URL; reading goes on after the connection was lost.
+
+    Raises:
+        UserError: on reading, when it was lost for good.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url, self._at = url, 0
+        with reaching(url):
+            self._file = self._open()
+
+    def _open(self) -> Any:
+        import fsspec
+
+        # A file system belongs to its process, so it is looked up anew: after a fork it is another one.
+        system, path = fsspec.core.url_to_fs(self._url)
+        return system.open(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        with reaching(self._url):
+            data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _read(self, count: int) -> bytes:
+        for wait in (*_WAITS, None):
+            try:
+                self._file.seek(self._at)
+                return self._file.read(count)
+            except (FileNotFoundError, PermissionError, ValueError):  # no second try would change these
+                raise
+            except Exception:
+                if wait is None:
+                    raise
+                time.sleep(wait)
+                self._file = self._open()
+        raise AssertionError  # the loop returns or raises
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def state_of(place: str) -> str:
+    """What changes when a shard does: its length, and the time of its last change or what its server has for that.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    if not is_remote(place):
+        try:
+            status = os.stat(place)
+        except OSError as error:
+            raise UserError(f"{place} cannot be opened: {error}") from error
+        return f"{status.st_size} {status.st_mtime_ns}"
+    import fsspec
+
+    with reaching(place):
+        system, path = fsspec.core.url_to_fs(place)
+        info = system.info(path)
+    marks = {name.lower(): str(value) for name, value in info.items()}
+    told = ("size", "etag", "lastmodified", "last_modified", "mtime", "md5hash", "oid", "blob_id")
+    return " ".join(marks[name] for name in told if name in marks)
+
+
+def together(function: Callable[[str], T], items: Sequence[str], told: str) -> list[T]:
+    """Call a function on many items at once, with a bar when it takes more than a second."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(tqdm(pool.map(function, items), told, len(items), unit=" shards", disable=None, leave=False, delay=1))
+
+
+def remembered(places: Sequence[str], find: Callable[[str], Any], told: str) -> list[Any]:
+    """What ``find`` gives for each shard, as JSON has it; for a shard that it was asked of before, from the user's cache.
+
+    Raises:
+        UserError: a shard cannot be reached, or whatever ``find`` raises.
+    """
+    places = [place if is_remote(place) else os.path.realpath(place) for place in places]
+    cache = _cache_of(places)
+    known = _load(cache)
+    states = together(state_of, places, "looking at shards")
+    fresh = [place for place, state in zip(places, states, strict=True) if known.get(place, [None])[0] != state]
+    found = dict(zip(fresh, together(find, fresh, told), strict=True))
+    for place, state in zip(places, states, strict=True):
+        if place in found:
+            known[place] = [state, found[place]]
+    if fresh and cache is not None:
+        _save(cache, known)
+    return [known[place][1] for place in places]
+
+
+def digest(names: Sequence[str], places: Sequence[str], *more: object) -> bytes:
+    """Tells these shards, as they are now, from others."""
+    states = together(state_of, places, "looking at shards")
+    return hashlib.blake2b(json.dumps([list(names), states, *map(str, more)]).encode(), digest_size=32).digest()
+
+
+def _cache_of(places: Sequence[str]) -> Path | None:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base.startswith("~"):  # a user without a home, as in some containers
+        return None
+    folder = os.path.dirname(places[0]).encode(errors="surrogateescape")
+    return Path(base) / "ldm" / "shards" / f"{hashlib.blake2b(folder, digest_size=16).hexdigest()}.json"
+
+
+def _load(cache: Path | None) -> dict[str, list[Any]]:
+    try:
+        known = json.loads(cache.read_bytes()) if cache else {}
+    except (OSError, ValueError):  # none yet, or damaged: it is only a cache
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _save(cache: Path, known: dict[str, list[Any]]) -> None:
+    own = cache.with_name(f"{cache.name}.{os.getpid()}")  # every process of a run may come here at once
+    with contextlib.suppress(OSError):  # a home that cannot be written: shards are counted again next time
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(own, lambda path: path.write_text(json.dumps(known)))
+        os.replace(own, cache)

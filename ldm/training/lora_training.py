@@ -1,0 +1,106 @@
+"""LoRAs in training: put beside the layers of a network through peft, and written for the programs that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldm.errors import UserError, need
+from ldm.training.tune_settings import LoraTune
+from ldm.weights.lora import Lora, LoraLayer
+from ldm.weights.lora_files import save_lora
+from ldm.weights.lora_names import layers_of
+
+PEFT_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it, which looks for this name in a folder
+KOHYA_ENDING = ".kohya.safetensors"
+_ADAPTER = "default"
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def add_lora(targets: Mapping[str, nn.Module], tune: LoraTune) -> None:
+    """Put a LoRA that changes nothing yet beside the layers of networks; it alone is trained from now on.
+
+    Its weights are float32, whatever those of the network are.
+
+    Args:
+        targets: the networks, as "unet", "text_encoder" and "text_encoder_2".
+        tune: which layers, and how.
+
+    Raises:
+        UserError: no layer of a network is meant, or peft is missing.
+    """
+    peft = need("peft", "lora")
+    chosen = {name: _chosen(module, tune, name) for name, module in targets.items()}
+    for name, module in targets.items():
+        module.requires_grad_(False)
+        config = peft.LoraConfig(
+            r=tune.rank,
+            lora_alpha=tune.rank if tune.alpha is None else tune.alpha,
+            target_modules=chosen[name],
+            lora_dropout=tune.dropout,
+        )
+        peft.inject_adapter_in_model(config, module, _ADAPTER)
+        for path, parameter in module.named_parameters():
+            if ".lora_" in path:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)
+
+
+def _chosen(module: nn.Module, tune: LoraTune, name: str) -> list[str]:
+    """The paths of the layers that are changed."""
+    layers = {path: part for path, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
+    if tune.targets == "conv":
+        return list(layers)
+    if tune.targets == "all-linear":
+        return [path for path, part in layers.items() if isinstance(part, nn.Linear)]
+    ends = _ATTENTION if tune.targets == "attention" else tune.targets
+    found = {end: [path for path in layers if path == end or path.endswith("." + end)] for end in ends}
+    lacking = [end for end, paths in found.items() if not paths] if ends is not _ATTENTION else []
+    if name == "unet" and (lacking or not any(found.values())):
+        kinds = sorted({path.rpartition(".")[2] for path in layers if not path.rpartition(".")[2].isdigit()})
+        told = f"tune.targets: the network has no layer {', '.join(lacking or ends)}"
+        raise UserError(f"{told}; its layers end in {', '.join(kinds)}")
+    return list(dict.fromkeys(path for paths in found.values() for path in paths))
+
+
+def lora_of(targets: Mapping[str, nn.Module], name: str, metadata: Mapping[str, str] | None = None) -> Lora:
+    """The LoRA that is beside the layers of networks.
+
+    Args:
+        targets: as those of ``add_lora``.
+        name: to call it.
+        metadata: for the header of its file.
+    """
+    found: dict[str, dict[str, LoraLayer]] = {}
+    for target, module in targets.items():
+        # the paths that its files are to have, which are not always those in memory
+        names = {id(layer): path for path, layer in layers_of(module).items()}
+        tuner = need("peft.tuners.tuners_utils", "lora").BaseTunerLayer
+        parts: list[Any] = [part for part in module.modules() if isinstance(part, tuner)]
+        found[target] = {names[id(part.get_base_layer())]: _layer(part) for part in parts}
+    return Lora(name, found, metadata or {})
+
+
+def _layer(part: Any) -> LoraLayer:
+    down, up = part.lora_A[_ADAPTER].weight, part.lora_B[_ADAPTER].weight
+    return LoraLayer(down.detach(), up.detach(), float(part.lora_alpha[_ADAPTER]))
+
+
+def write_lora(folder: Path, lora: Lora, architecture: str | None = None) -> None:
+    """Write a LoRA in both namings: ``pytorch_lora_weights.safetensors`` and ``NAME.kohya.safetensors``."""
+    save_lora(lora, folder / PEFT_FILE, "peft", architecture)
+    save_lora(lora, folder / f"{lora.name}{KOHYA_ENDING}", "kohya", architecture)
+
+
+def halve(module: nn.Module, dtype: torch.dtype) -> None:
+    """Bring the weights that are multiplied, nearly all there are, to half precision; norms stay in float32."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.Embedding):
+            part.to(dtype)
+        else:
+            for name, parameter in part.named_parameters(recurse=False):
+                setattr(part, name, nn.Parameter(parameter.data.float(), requires_grad=False))

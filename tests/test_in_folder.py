@@ -1,0 +1,37 @@
+"""A LoRA or an embedding named by the folder or run that holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ldm.errors import UserError
+from ldm.weights.in_folder import EMBEDDING_FILE, LORA_FILE
+from ldm.weights.opening import Loading
+
+
+def touched(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_a_folder_a_run_and_a_file(tmp_path: Path) -> None:
+    file = touched(tmp_path / "style.safetensors")
+    plain = touched(tmp_path / "plain" / LORA_FILE)
+    touched(tmp_path / "run" / "checkpoints" / "step_00000001" / LORA_FILE)
+    newest = touched(tmp_path / "run" / "checkpoints" / "step_00000002" / LORA_FILE)
+    places = (file, plain.parent, tmp_path / "run", tmp_path / "absent")
+    found = Loading.checked({"loras": tuple((place, 0.5) for place in places)}).loras
+    assert found == tuple((place, 0.5) for place in (file, plain, newest, tmp_path / "absent"))
+    word = touched(tmp_path / "word" / EMBEDDING_FILE)
+    assert Loading.checked({"embeddings": (word.parent, file)}).embeddings == (word, file)
+
+
+def test_a_folder_without_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no {LORA_FILE} in it, and it is no run"):
+        Loading.checked({"loras": ((tmp_path, 1.0),)})
+    touched(tmp_path / "checkpoints" / "step_00000003" / LORA_FILE)
+    with pytest.raises(UserError, match=f"no {EMBEDDING_FILE} in it, nor in .*step_00000003"):
+        Loading.checked({"embeddings": (tmp_path,)})
