@@ -6,6 +6,7 @@ distance   how far the pictures are from the test digits, beside the floor that 
 
 python scripts/judge_mnist.py --model runs/mnist --judge runs/judge.safetensors --mode label --grid grid.png
 python scripts/judge_mnist.py --model runs/mnist --judge runs/judge.safetensors --mode distance --data FOLDER
+python scripts/judge_mnist.py --judge runs/judge.safetensors --mode distance --data FOLDER --conditions text --steps 50
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
 
 def conditions_for(options: argparse.Namespace, digits: list[int]) -> list[str | int | None]:
     """What to ask the model for, one entry per picture."""
-    if options.mode == "text":
+    if "text" in (options.mode, options.conditions):
         return [f"a handwritten {DIGIT_NAMES[digit]}" for digit in digits]
     if options.mode == "distance" and options.conditions == "none":
         return [None] * len(digits)
@@ -116,9 +117,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--mode", choices=("text", "label", "distance"), required=True)
     parser.add_argument(
         "--conditions",
-        choices=("none", "label"),
+        choices=("none", "label", "text"),
         default="none",
-        help="distance only; label: as frequent as in the training set",
+        help="distance only; label and text: digits as frequent as in the training set",
     )
     parser.add_argument("--data", type=Path, help="folder with the IDX files of MNIST; distance only")
     parser.add_argument("--count", type=int, default=100, help="pictures per digit, so ten times as many in all")

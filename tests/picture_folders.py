@@ -23,7 +23,7 @@ def picture(number: int, size: tuple[int, int] | None = None) -> Image.Image:
 def put(path: Path, number: int, size: tuple[int, int] | None = None, **options: object) -> Path:
     """Save ``picture(number)``; what is not said follows from the ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(number, size).save(path, **options)
+    picture(number, size).save(path, **options)  # pyright: ignore[reportArgumentType]
     return path
 
 

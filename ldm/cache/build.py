@@ -16,17 +16,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from ldm.cache.fingerprint import Recipe, changes_of_pictures, picture_ids
-from ldm.cache.latents import Cutting, LatentWriter, pieces, too_many
-from ldm.cache.reader import Cache, Made, left_out
+from ldm.cache.latents import Cutting, LatentWriter, find_left_out, left_out, pieces, too_many
+from ldm.cache.reader import Cache, Made
 from ldm.cache.settings import CacheConfig
-from ldm.cache.shards import Places, Shard, state_of
+from ldm.cache.shards import Places, state_of
 from ldm.cache.shelf import Shelf, check_folder, discard_damaged, read_contents, sweep, write_contents
 from ldm.cache.texts import text_ids, text_pieces, texts_of, write_texts
 from ldm.codec import VAECodec
@@ -36,9 +36,11 @@ from ldm.errors import UserError
 from ldm.publishing import disk_trouble
 from ldm.text_conditioner import TextConditioner
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Maker[T]:
+class Maker(Generic[T]):
     """Who makes rows.
 
     Attributes:
@@ -124,36 +126,41 @@ class _Builder:
         self._make_latents(new_pictures, ids)
         self.crew.wait_for_everyone()
         latents, kept_texts = (None if shelf is None else shelf.shards() for shelf in (self.latents, self.texts))
-        self._check_left_out(latents or [], ids)
+        bad = left_out(latents, ids) if latents else []
+        if len(bad) > wanted.skip_bad:
+            raise UserError(too_many(bad, wanted.skip_bad))
         if self.crew.is_main_process:
             self._write_contents(contents)
         self.crew.wait_for_everyone()
         made = Made(len(new_pictures), len(new_texts), time.perf_counter() - began)
-        return Cache(wanted.folder, wanted.cutting, latents, kept_texts, made)
+        return Cache(wanted.folder, wanted.cutting, latents, kept_texts, bad, made)
 
     # ------------------------------------------------------------------------------- what is there
 
     def _inspect(self) -> dict[str, Any]:
         """Delete what is damaged or stale, and say so; return what ``cache.json`` said."""
         folder, crew = self.wanted.folder, self.crew
+        check_folder(folder)
         contents, told = read_contents(folder)
+        known = {} if self.thorough else _listed(contents)
         files = [path for shelf in self.shelves for path in shelf.files()]
+        expected = [name for shelf in self.shelves for name in contents.get(shelf.kind, {"files": ()})["files"]]
+        told += [f"{name} is missing" for name in expected if not (folder / name).is_file()]
         crew.wait_for_everyone()
         if crew.is_main_process:
-            check_folder(folder)
             sweep(folder)
-            told += [f"{name} is missing" for name in _listed(contents) if not (folder / name).is_file()]
             self._say(told)
-            for shelf in self.shelves:
-                self._say(shelf.discard_stale(), f"; {shelf.kind} are made again")
+        self._say(discard_damaged(known, files[crew.process_index :: crew.num_processes]))
         crew.wait_for_everyone()
-        own = [path for path in files[crew.process_index :: crew.num_processes] if path.is_file()]
-        known = {} if self.thorough else _listed(contents)
-        self._say(discard_damaged(known, own))
+        if crew.is_main_process:
+            for shelf in self.shelves:
+                self._say(shelf.discard_stale(), f"; its {shelf.kind} are made again")
+                if self.thorough:
+                    shelf.discard_empty()
         crew.wait_for_everyone()
         return contents
 
-    def _say(self, phrases: list[str], consequence: str = "; its rows are made again") -> None:
+    def _say(self, phrases: list[str], consequence: str = "; what was in it is made again") -> None:
         if phrases:
             print(f"{self.wanted.folder}: {', '.join(phrases)}{consequence}")
 
@@ -161,8 +168,12 @@ class _Builder:
         """Numbers of the pictures that have no row, each picture once, rising."""
         if self.latents is None:
             return np.empty(0, np.int64)
-        places = Places(self.latents.shards())
-        lacking = np.nonzero(places.find(ids)[:, 0] < 0)[0]
+        shards = self.latents.shards()
+        places = Places(shards)
+        found = places.find(ids)
+        if self.thorough:  # what could not be used may have been mended
+            found[find_left_out(shards, found)] = -1
+        lacking = np.nonzero(found[:, 0] < 0)[0]
         _, first = np.unique(ids[lacking, 1], return_index=True)
         if len(lacking) and len(places.ids) and self.crew.is_main_process:
             self._say(changes_of_pictures(places.ids, ids), "")
@@ -223,11 +234,6 @@ class _Builder:
 
     # ------------------------------------------------------------------------------------ the end
 
-    def _check_left_out(self, shards: list[Shard], ids: np.ndarray) -> None:
-        found = left_out(shards, ids)
-        if len(found) > self.wanted.skip_bad:
-            raise UserError(too_many(found, self.wanted.skip_bad))
-
     def _write_contents(self, before: dict[str, Any]) -> None:
         """Note the state of all files, which are whole by now."""
         folder = self.wanted.folder
@@ -235,7 +241,7 @@ class _Builder:
             shelf.kind: {
                 "made with": {name: trait.words for name, trait in shelf.recipe.items()},
                 "files": {
-                    shard.path.name: {"rows": len(shard.ids), "state": state_of(shard.path)} for shard in shelf.shards()
+                    shard.path.name: {"rows": shard.rows, "state": state_of(shard.path)} for shard in shelf.shards()
                 },
                 "left out": [list(item) for shard in shelf.shards() for item in shard.note.get("left_out", [])],
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -33,12 +32,6 @@ def plain(name: str, value: object) -> dict[str, Trait]:
     """A trait that is its own description."""
     words = value if isinstance(value, str) else json.dumps(value)
     return {name: Trait(words, words)}
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """A short name of a recipe."""
-    told = json.dumps({name: trait.value for name, trait in sorted(recipe.items())})
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

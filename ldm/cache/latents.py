@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ldm.cache.shards import Shard, open_rows, rows_per_shard, write_shard
+from ldm.cache.shards import Places, Shard, open_rows, rows_per_shard, write_shard
 from ldm.codec import VAECodec
 from ldm.data.example import BadExample, Source
 from ldm.data.framing import Buckets, Frame, FrameConfig, cut, least_to_decode
@@ -274,6 +274,19 @@ def too_many(left_out: Sequence[Skipped], allowed: int) -> str:
     return f"{len(left_out)} pictures cannot be used, and data.skip_bad allows {allowed}:{shown}{more}"
 
 
+def find_left_out(shards: Sequence[Shard], places: np.ndarray) -> np.ndarray:
+    """Which places (shard, row), (n, 2), are those of pictures that could not be used: (n,) bool."""
+    rows = np.array([shard.rows for shard in shards] or [0])
+    return (places[:, 0] >= 0) & (places[:, 1] >= rows[places[:, 0]])
+
+
+def left_out(shards: Sequence[Shard], ids: np.ndarray) -> list[Skipped]:
+    """Of the pictures with these identities, those that could not be used, each once."""
+    places = np.unique(Places(list(shards)).find(ids), axis=0)
+    chosen = places[find_left_out(shards, places)].tolist()
+    return [Skipped(*shards[number].note["left_out"][row - shards[number].rows]) for number, row in chosen]
+
+
 class Latents:
     """Rows of moments, read from their shards; what is open is opened anew in every process.
 
@@ -304,9 +317,8 @@ class Latents:
         tensors = self._open.get(number)
         if tensors is None:
             tensors = self._open[number] = open_rows(self.shards[number].path)
-        count = len(tensors["moments"]) if tensors else 0
-        if row >= count:
-            raise BadExample(*self.shards[number].note["left_out"][row - count])
+        if row >= self.shards[number].rows:
+            raise BadExample(*self.shards[number].note["left_out"][row - self.shards[number].rows])
         variant = crop * (1 + self.cutting.flip) + mirrored
         height, width, top, left, h, w, swapped = tensors["frames"][row, variant].tolist()
         return tensors["moments"][row, variant], Frame((height, width), top, left, h, w, bool(swapped))

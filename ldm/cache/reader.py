@@ -45,9 +45,15 @@ class Cache:
     """
 
     def __init__(
-        self, folder: Path, cutting: Cutting, latents: Sequence[Shard] | None, texts: Sequence[Shard] | None, made: Made
+        self,
+        folder: Path,
+        cutting: Cutting,
+        latents: Sequence[Shard] | None,
+        texts: Sequence[Shard] | None,
+        left_out: list[Skipped],
+        made: Made,
     ) -> None:
-        self.folder, self.cutting, self.made = folder, cutting, made
+        self.folder, self.cutting, self.left_out, self.made = folder, cutting, left_out, made
         self._latents = None if latents is None else Latents(latents, cutting)
         self._places = None if latents is None else Places(list(latents))
         self._texts = None if texts is None else Texts(texts)
@@ -103,14 +109,3 @@ class KeptRows:
         """The context of a text, or of the dropped condition, batch size 1, on the CPU, in the cache's dtype."""
         assert self._texts is not None
         return self._texts.read(caption)
-
-
-def left_out(shards: Sequence[Shard], ids: np.ndarray) -> list[Skipped]:
-    """Of the pictures with these identities, those that could not be used."""
-    found: dict[str, Skipped] = {}
-    for shard in shards:
-        told = shard.note.get("left_out", [])
-        if told:
-            own = np.isin(shard.ids[len(shard.ids) - len(told) :, 1], ids[:, 1])
-            found |= {key: Skipped(key, message) for (key, message), wanted in zip(told, own, strict=True) if wanted}
-    return list(found.values())

@@ -2,10 +2,11 @@
 
 A cache is made of shards, safetensors files of rows of one shape. Every shard stands for itself: it says by what recipe
 its rows were made and which rows they are, and carries a seal over every byte of the file. So a build that was killed
-goes on with the rows that are missing, whoever wrote the others, and a damaged shard is deleted and its rows made again.
+goes on with the rows that are missing, whoever wrote the others, and of a damaged shard nothing but its own rows is
+made again.
 
-The seal is the CRC-32 of the file with zeros in the seal's own place. It sees every burst of up to 32 bits with certainty
-and misses other damage once in 2^32 cases, at some 4 GB/s, where SHA-256 reaches 1.8.
+The seal is the CRC-32 of the file with zeros in the seal's own place. It sees every burst of up to 32 bits with
+certainty and misses other damage once in 2^32 cases, at some 4 GB/s, where SHA-256 reaches 1.8.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -47,6 +48,11 @@ class Shard(NamedTuple):
     path: Path
     ids: np.ndarray
     note: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has, without those left out."""
+        return len(self.ids) - len(self.note.get("left_out", ()))
 
 
 def rows_per_shard(row_bytes: int, total: int) -> int:
@@ -89,14 +95,11 @@ def write_shard(path: Path, ids: np.ndarray, tensors: Mapping[str, Tensor], note
     write_whole(path, write)
 
 
-def read_shard(path: Path) -> Shard | None:
-    """What a shard says of itself, or None where it is truncated or no shard."""
-    try:
-        with safe_open(path, framework="np") as file:
-            note = json.loads((file.metadata() or {})[_NOTE][len(_BLANK) :])
-            return Shard(path, file.get_tensor("ids"), note)
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return None
+def read_shard(path: Path) -> Shard:
+    """What a shard, which is whole, says of itself."""
+    with safe_open(path, framework="np") as file:
+        note = json.loads(file.metadata()[_NOTE][len(_BLANK) :])
+        return Shard(path, file.get_tensor("ids"), note)
 
 
 def open_rows(path: Path) -> dict[str, Tensor]:
@@ -144,20 +147,20 @@ def unsealed_json(blob: bytes) -> dict[str, Any] | None:
 
 
 class Places:
-    """Where the rows of shards are, by identity.
+    """Where the rows of shards are, by identity; of what was left out once and kept later, the row that is kept.
 
     Attributes:
         ids: of all rows, (M, 2) int64.
     """
 
     def __init__(self, shards: list[Shard]) -> None:
-        empty = np.empty((0, 2), np.int64)
-        self.ids = np.concatenate([empty, *(shard.ids for shard in shards)])
+        self.ids = np.concatenate([np.empty((0, 2), np.int64), *(shard.ids for shard in shards)])
         counts = [len(shard.ids) for shard in shards]
         shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
         row_of = np.concatenate([np.empty(0, np.int32), *(np.arange(n, dtype=np.int32) for n in counts)])
-        # of two numbers that are as good as random, either alone tells rows apart; both are compared in the end
-        order = np.argsort(self.ids[:, 1], kind="stable")
+        is_out = row_of >= np.repeat(np.array([shard.rows for shard in shards], np.int32), counts)
+        # the second number alone tells rows apart, but for chance; both are compared in the end
+        order = np.lexsort((is_out, self.ids[:, 1]))
         self._sorted, self._places = self.ids[order], np.stack([shard_of, row_of], axis=1)[order]
 
     def find(self, ids: np.ndarray) -> np.ndarray:

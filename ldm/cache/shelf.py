@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm.cache.fingerprint import Recipe, differences, read_recipe, recipe_hash
+from ldm.cache.fingerprint import Recipe, differences, read_recipe
 from ldm.cache.shards import Shard, is_whole, read_shard, sealed_json, state_of, unsealed_json
 from ldm.errors import UserError
 from ldm.publishing import disk_trouble, write_whole
@@ -27,7 +27,6 @@ class Shelf:
 
     def __init__(self, folder: Path, kind: str, recipe: Recipe) -> None:
         self.folder, self.kind, self.recipe = folder, kind, recipe
-        self.name = recipe_hash(recipe)
 
     def files(self) -> list[Path]:
         """The files there are, by number."""
@@ -38,17 +37,20 @@ class Shelf:
         told: dict[str, None] = {}
         for path in self.files():
             shard = read_shard(path)
-            if shard is None:  # truncated
-                path.unlink()
-                told[f"{path.name} is damaged"] = None
-            elif shard.note.get("recipe") != self._told():
+            if _values(shard.note["recipe"]) != _values(self._told()):
                 told |= dict.fromkeys(differences(read_recipe(shard.note["recipe"]), self.recipe))
                 path.unlink()
         return list(told)
 
+    def discard_empty(self) -> None:
+        """Delete shards of which every row was left out, so that these are tried again."""
+        for shard in self.shards():
+            if not shard.rows:
+                shard.path.unlink()
+
     def shards(self) -> list[Shard]:
         """What the shards say of themselves."""
-        return [shard for path in self.files() if (shard := read_shard(path)) is not None]
+        return [read_shard(path) for path in self.files()]
 
     def fresh(self, count: int) -> list[Path]:
         """Files for new shards, under the lowest numbers that are free."""
@@ -62,6 +64,11 @@ class Shelf:
 
     def _told(self) -> dict[str, list[str]]:
         return {name: list(trait) for name, trait in self.recipe.items()}
+
+
+def _values(told: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What is compared of a recipe, as a shard tells it."""
+    return {name: value for name, (_, value) in told.items()}
 
 
 def discard_damaged(known: Mapping[str, list[int]], files: Sequence[Path]) -> list[str]:

@@ -2,7 +2,7 @@
 
 | layout | captions and labels |
 |---|---|
-| ``metadata`` | ``metadata.jsonl``, ``.csv`` or ``.parquet`` with ``file_name`` and ``text``, here or in folders below |
+| ``metadata`` | ``metadata.jsonl``, ``.csv`` or ``.parquet``, in any folder, with ``file_name`` and ``text`` |
 | ``kohya`` | folders ``10_name``: ten times as often; a caption file beside each picture, or else ``name`` |
 | ``captions`` | a caption file beside each picture |
 | ``classes`` | a folder for each class |
@@ -15,6 +15,7 @@ fails as a whole over one line or one missing file, which it cannot name.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,10 +96,10 @@ class FolderSource(Pictures):
     """Pictures in a folder; the key of each is its path in that folder."""
 
     def __init__(self, config: FolderConfig) -> None:
-        self._files = FolderFiles(config.path)
+        self._files = FolderFiles(config.path.expanduser())
         found = find_rows(self._files, config)
         config.check_used(found.layout)
-        super().__init__(config, f"{config.path} ({found.layout})", str(config.path.resolve()))
+        super().__init__(config, f"{config.path} ({found.layout})", os.path.realpath(self._files.root))
         self.captioned, self.num_classes, self.orphans = found.captioned, found.num_classes, found.orphans
         self.layout, self.classes = found.layout, found.classes
         self._rows = _Packed(found.rows)
@@ -141,7 +142,7 @@ class FolderSource(Pictures):
 
 
 class _Packed:
-    """Rows in one piece of memory, which worker processes share as it is: they would copy lists by counting references."""
+    """Rows in one piece of memory, which worker processes share: counting references to objects would copy them."""
 
     def __init__(self, rows: list[Row]) -> None:
         packed = [json.dumps(row, separators=(",", ":")).encode() for row in rows]

@@ -9,11 +9,24 @@ from pathlib import Path
 
 from ldm.errors import UserError
 
-READABLE = tuple(
-    ".png .apng .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm".split()
-)  # fmt: skip
+_PNM = (".ppm", ".pgm", ".pbm", ".pnm")
+READABLE = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", *_PNM)
 # Pictures that cannot be opened here: each is refused by name, and not passed over.
-_UNREADABLE = tuple(".avif .avifs .heic .heif .jxl .jp2 .j2k .jpx .psd .tga .ico .exr .hdr .dng .svg".split())
+_UNREADABLE = (
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".j2k",
+    ".psd",
+    ".tga",
+    ".ico",
+    ".exr",
+    ".hdr",
+    ".dng",
+    ".svg",
+)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _SHOWN = 3
 

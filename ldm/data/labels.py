@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,5 +61,5 @@ def _plain(value: object) -> int | str | None:
         return int(value) if value.is_integer() else None
     if isinstance(value, str):
         value = value.strip()
-        return int(value) if value.isascii() and value.isdigit() else value or None
+        return int(value) if re.fullmatch("0|[1-9][0-9]*", value) else value or None
     return value

@@ -2,11 +2,11 @@
 
 A shard is read from its front, and nobody wants to read one twice, nor to keep more than a few samples of it. Yet the
 order must not depend on who reads. So the shards of an epoch, in an order drawn for it, are laid end to end, and the
-epoch is cut into *lanes*, each of which one reader goes along. Sample k of the stream is in a step, k // G of G samples,
-and has a slot there, k % G. Processes share the slots of a step and the workers of a process share the steps, so the
-lane of k is made of both: which of ``processes`` parts the slot lies in, and the step modulo ``workers``. Each lane is
-exactly as long as the number of times it is asked for in the epoch. Samples k N .. (k + 1) N - 1 of the stream are
-therefore each of the N samples once, however the numbers divide. Within a lane, blocks of consecutive samples are
+epoch is cut into *lanes*, each of which one reader goes along. With G samples in a step, sample k of the stream is in
+step k // G and has the slot k % G there. Processes share the slots of a step and the workers of a process share the
+steps, so the lane of k is made of both: which of ``processes`` parts the slot lies in, and the step modulo ``workers``.
+Each lane is exactly as long as the number of times it is asked for in the epoch. So samples e N .. (e + 1) N - 1 of the
+stream are the N samples once each, however the numbers divide. Within a lane, blocks of consecutive samples are
 shuffled.
 """
 

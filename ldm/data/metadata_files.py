@@ -1,7 +1,7 @@
 """The lists ``metadata.jsonl``, ``metadata.csv`` and ``metadata.parquet`` that name pictures and say what they show.
 
-As the imagefolder of Hugging Face's ``datasets``: ``file_name`` is relative to the folder of the list. A line that cannot
-be used is no reason to fail as a whole: it becomes an entry with its fault, which has the line's number.
+As the imagefolder of Hugging Face's ``datasets``: ``file_name`` is relative to the folder of the list. A line that
+cannot be used is no reason to fail as a whole: it becomes an entry with its fault, which has the line's number.
 """
 
 from __future__ import annotations
@@ -56,11 +56,10 @@ def read_metadata(files: FolderFiles, caption_columns: Sequence[str], label_colu
     if not lists:
         looked = f"{', '.join(METADATA[:-1])} or {METADATA[-1]}"
         raise UserError(f"no {looked} in {files.root} or folders in it: {files.told()}")
-    for one, other in zip(lists, lists[1:], strict=False):
-        if os.path.dirname(one) == os.path.dirname(other):
-            raise UserError(
-                f"{files.root / one} stands beside {os.path.basename(other)}: which holds, is unknown; keep one"
-            )
+    first: dict[str, str] = {}
+    for name in lists:
+        if (other := first.setdefault(os.path.dirname(name), name)) != name:
+            raise UserError(f"{files.root / name} stands beside {os.path.basename(other)}, and one of them is enough")
     columns = [_FILE_NAME, *caption_columns, *([] if label_column is None else [label_column])]
     entries: dict[str, Entry] = {}
     for name in lists:

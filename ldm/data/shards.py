@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 _THREADS = 16  # most of the time is waiting for a network
 _WAITS = (1, 2, 4, 8)  # seconds before a read over a network is tried again
+_BUFFER = 2**17  # bytes; a small sample with the header of the next one
 _IN_A_URL = "://"
 
 
@@ -80,7 +81,9 @@ def _matching_remote(url: str, ending: str) -> list[str]:
     pattern = path if glob.has_magic(url) else f"{path.rstrip('/')}/*{ending}"
     found = sorted(str(one) for one in system.glob(pattern))
     if not found:
-        raise UserError(f"{url}: found no {ending} files there; where files cannot be listed, name them as {{000..123}}")
+        raise UserError(
+            f"{url}: found no {ending} files; where files cannot be listed, name them, as with {{000..123}}"
+        )
     return [system.unstrip_protocol(one) for one in found]
 
 
@@ -91,7 +94,9 @@ def is_remote(place: str) -> bool:
 def short_names(places: Sequence[str]) -> list[str]:
     """What is left of each path behind the folder that all have in common."""
     folders = [re.split(r"[/\\]", place) for place in places]
-    common = len(os.path.commonprefix([parts[:-1] for parts in folders]))
+    common = 0
+    while all(common < len(parts) - 1 and parts[common] == folders[0][common] for parts in folders):
+        common += 1
     return ["/".join(parts[common:]) for parts in folders]
 
 
@@ -109,7 +114,7 @@ def reaching(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"there is no {url}") from error
     except ImportError as error:
-        raise UserError(f"{url} cannot be opened: {error}; pip install 'ldm[stream]' for the web and the hub") from error
+        raise UserError(f"{url} cannot be opened: {error}; pip install 'ldm[stream]' opens the web and hubs") from error
     except Exception as error:
         raise UserError(f"{url} cannot be read: {str(error) or type(error).__name__}") from error
 
@@ -121,11 +126,38 @@ def open_shard(place: str) -> BinaryIO:
         UserError: it cannot be opened.
     """
     if is_remote(place):
-        return io.BufferedReader(_Patient(place), 2**16)
+        return io.BufferedReader(_Patient(place), _BUFFER)
     try:
-        return open(place, "rb")
+        return open(place, "rb", buffering=_BUFFER)
     except OSError as error:
         raise UserError(f"{place} cannot be opened: {error}") from error
+
+
+def read_if_there(place: str) -> bytes | None:
+    """A small file, if there is one.
+
+    Raises:
+        UserError: whether there is one cannot be told, or it cannot be read.
+    """
+    if not is_remote(place):
+        try:
+            return Path(place).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"{place} cannot be opened: {error}") from error
+    import fsspec
+
+    with reaching(place):
+        system, path = fsspec.core.url_to_fs(place)
+        try:
+            return system.cat_file(path)
+        except (FileNotFoundError, PermissionError):  # stores that may not be listed forbid what is not there
+            return None
+        except Exception as error:
+            if getattr(error, "status", None) in (403, 410):
+                return None
+            raise
 
 
 class _Patient(io.RawIOBase):
@@ -213,11 +245,12 @@ def state_of(place: str) -> str:
 def together(function: Callable[[str], T], items: Sequence[str], told: str) -> list[T]:
     """Call a function on many items at once, with a bar when it takes more than a second."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(tqdm(pool.map(function, items), told, len(items), unit=" shards", disable=None, leave=False, delay=1))
+        found = pool.map(function, items)
+        return list(tqdm(found, told, len(items), unit=" shards", disable=None, leave=False, delay=1))
 
 
 def remembered(places: Sequence[str], find: Callable[[str], Any], told: str) -> list[Any]:
-    """What ``find`` gives for each shard, as JSON has it; for a shard that it was asked of before, from the user's cache.
+    """What ``find`` gives for each shard, as JSON has it; from the user's cache where it was asked before.
 
     Raises:
         UserError: a shard cannot be reached, or whatever ``find`` raises.

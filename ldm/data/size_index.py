@@ -100,7 +100,7 @@ def _save(place: Path | None, hashes: Sequence[bytes], sizes: np.ndarray) -> Non
         return
     readable = np.flatnonzero(sizes[:, 0])
     records = np.empty(len(readable), _RECORD)
-    records["state"] = [hashes[i] for i in readable]
+    records["state"] = [hashes[i] for i in readable.tolist()]
     records["height"], records["width"] = sizes[readable].T
     content = records.tobytes()
     held = hashlib.blake2b(content, digest_size=16).digest() + content

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import Field
 
 from ldm.data.example import BadExample, Example, Words
+from ldm.data.labels import number_labels
 from ldm.data.lanes import Lanes, Place, Span
 from ldm.data.pictures import PictureConfig
 from ldm.errors import UserError
@@ -33,15 +34,26 @@ class StreamConfig(PictureConfig):
             the same samples in the same order, but several of them read one lane. The order depends on both settings.
     """
 
-    classes: int | tuple[str, ...] | None = None
+    classes: Annotated[int, Field(ge=1)] | tuple[str, ...] | None = None
     shuffle: int = Field(default=4096, ge=1)
     processes: int = Field(default=8, ge=1)
     workers: int = Field(default=4, ge=1)
 
     @property
-    def class_count(self) -> int | None:
-        """How many classes there are."""
-        return len(self.classes) if isinstance(self.classes, tuple) else self.classes
+    def class_names(self) -> tuple[str, ...] | None:
+        """How classes are written, by number."""
+        return tuple(map(str, range(self.classes))) if isinstance(self.classes, int) else self.classes
+
+    def label(self, given: object, key: str, where: str) -> int:
+        """The number of a class as it is written.
+
+        Raises:
+            BadExample: it is none of the classes; the message begins with ``where``.
+        """
+        labels = number_labels([given], self.class_names)
+        if labels.numbers[0] is None:
+            raise BadExample(key, f"{where} {labels.fault(0)}")
+        return labels.numbers[0]
 
 
 class Row(NamedTuple):
@@ -73,15 +85,17 @@ class Reader(Protocol):
 
 
 class Shards(Protocol):
-    """The shards of a source.
+    """The shards of a source."""
 
-    Attributes:
-        names: what messages call them; the keys of their samples begin so.
-        counts: samples in each.
-    """
+    @property
+    def names(self) -> Sequence[str]:
+        """What messages call them; the keys of their samples begin so."""
+        ...
 
-    names: Sequence[str]
-    counts: Sequence[int]
+    @property
+    def counts(self) -> Sequence[int]:
+        """Samples in each."""
+        ...
 
     def open(self, shard: int) -> Reader:
         """Open a shard before its first sample.
@@ -116,7 +130,8 @@ class Stream:
     def __init__(
         self, config: StreamConfig, name: str, shards: Shards, captioned: bool, example: Callable[[Row, Least], Example]
     ) -> None:
-        self.name, self.captioned, self.num_classes = name, captioned, config.class_count
+        self.name, self.captioned = name, captioned
+        self.num_classes = len(config.class_names) if config.class_names else None
         self.channels = 3 if config.colours == "rgb" else 1
         self._config, self._shards, self._example = config, shards, example
         if not sum(shards.counts):
@@ -205,9 +220,14 @@ def _skipped(path: Path | None, shards: Sequence[str], name: str) -> frozenset[s
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"skip: the list {path} cannot be read: {error}") from error
     keys = frozenset(line.rstrip("\r") for line in lines) - {""}
-    if keys and {key.rpartition("/")[0] for key in keys}.isdisjoint(shards):
+    if keys and {folder for key in keys for folder in _folders(key)}.isdisjoint(shards):
         raise UserError(f"skip: no line of {path} is of a shard of {name}; one is {min(keys)!r}")
     return keys
+
+
+def _folders(key: str) -> Iterator[str]:
+    parts = key.split("/")
+    return ("/".join(parts[:depth]) for depth in range(1, len(parts)))
 
 
 class _Head:

@@ -1,25 +1,25 @@
 """Tar files of samples: consecutive members whose names are alike up to the first dot are one sample.
 
-Python's own ``tarfile`` reads them. ``datasets`` streams tars too, but it takes every member, whether it is used or not,
-through Arrow, cannot pass over samples without reading them, and ends on the first tar whose samples differ in their
-members, without naming it. ``benchmarks/streaming.py`` has both side by side.
+Python's own ``tarfile`` reads them. ``datasets`` streams tars too, but it takes every member, used or not, through Arrow,
+cannot pass over samples without reading them, and ends at the first tar whose samples differ in their members, without
+naming it. ``benchmarks/streaming.py`` has both side by side.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO, Self
 
-from ldm.data.shards import digest, find_shards, is_remote, open_shard, reaching, remembered, short_names, together
+from ldm.data.shards import digest, find_shards, is_remote, open_shard, read_if_there, remembered, short_names, together
 from ldm.data.streaming import Row
 from ldm.errors import UserError
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # a sample's name, and what tells its members apart
 _STATISTICS = "_stats.json"
-_GOOD_BLOCK = 512
 
 
 class TarShards:
@@ -48,6 +48,18 @@ class TarShards:
         place = self._places[shard]
         return TarReader(place, self.names[shard], self.counts[shard], self._pictures, self._wanted)
 
+    def first(self, count: int) -> tuple[list[Row], list[str]]:
+        """The first samples of the first tar that has any, at most ``count``, and the extensions of all their files."""
+        shard = next((shard for shard, held in enumerate(self.counts) if held), None)
+        if shard is None:
+            return [], []
+        reader = self.open(shard)
+        try:
+            rows = [row for row in reader.take(min(count, self.counts[shard])) if not row.trouble]
+            return rows, sorted(reader.endings)
+        finally:
+            reader.close()
+
     def listing(self) -> bytes:
         return digest(self.names, self._places, self.counts, self._pictures, sorted(self._wanted))
 
@@ -61,6 +73,9 @@ class TarReader:
         count: samples it should have.
         pictures: extensions of pictures; the first that a sample has is in its key.
         wanted: extensions of the members to read; others are passed over.
+
+    Attributes:
+        endings: the extensions of all members of the samples that were taken.
     """
 
     def __init__(self, place: str, name: str, count: int, pictures: Sequence[str], wanted: frozenset[str]) -> None:
@@ -69,6 +84,7 @@ class TarReader:
         self._file = open_shard(place)
         self._samples = _samples(self._file)
         self._done, self._damage = 0, ""
+        self.endings: set[str] = set()
 
     def take(self, count: int) -> list[Row]:
         """The next samples; those that a damaged tar no longer has come with what is wrong.
@@ -76,7 +92,9 @@ class TarReader:
         Raises:
             UserError: the tar has more samples than it should, or it can no longer be reached.
         """
-        return [self._row(*self._next()) for _ in range(count)]
+        rows = [self._row(*self._next()) for _ in range(count)]
+        self._check_end()
+        return rows
 
     def skip(self, count: int) -> None:
         for _ in range(count):
@@ -103,6 +121,7 @@ class TarReader:
         trouble = "" if members else self._damage
         for member in members:
             ending = _ending(member)
+            self.endings.add(ending)
             if ending in parts:
                 trouble = f"{self._name}/{name} has several .{ending} files: are two samples of one name?"
             if ending in self._wanted:
@@ -125,33 +144,39 @@ class TarReader:
 
 
 def _samples(file: BinaryIO) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    """Name and members of each sample, from where the file stands.
+    """Name and members of each sample of a tar.
 
     Raises:
         tarfile.ReadError: where the tar is damaged, after the samples before that.
     """
+    found = _members(file)
     name, members = "", []
-    try:
-        for member in _members(file):
-            parts = _NAME.fullmatch(member.name)
-            if parts is None or not member.isreg():
-                continue
-            if members and parts[1] != name:
-                yield name, members
-                members = []
-            name = parts[1]
-            members.append(member)
-    except tarfile.ReadError:
-        if members:
+    while isinstance(member := _next_member(found), tarfile.TarInfo):
+        parts = _NAME.fullmatch(member.name)
+        if parts is None or not member.isreg():
+            continue
+        if members and parts[1] != name:
             yield name, members
-        raise
+            members = []
+        name = parts[1]
+        members.append(member)
     if members:
         yield name, members
+    if member is not None:
+        raise member
+
+
+def _next_member(found: Iterator[tarfile.TarInfo]) -> tarfile.TarInfo | tarfile.ReadError | None:
+    """The next member; None at the end; what is wrong where the tar is damaged."""
+    try:
+        return next(found, None)
+    except tarfile.ReadError as error:
+        return error
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     # A name that is no UTF-8 has to go into lists and logs that are.
-    tar = tarfile.open(fileobj=file, mode="r:", errors="backslashreplace")
+    tar = tarfile.TarFile(fileobj=file, mode="r", tarinfo=_Member, errors="backslashreplace")
     while (member := tar.next()) is not None:
         tar.members.clear()  # it would keep all of them
         yield member
@@ -160,7 +185,27 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or any(block):
         what = "damaged" if any(block) else "missing"
-        raise tarfile.ReadError(f"at byte {tar.offset:,} there should be a file or the mark of the end, which is {what}")
+        raise tarfile.ReadError(f"byte {tar.offset:,} should begin a file or the mark of the end, which is {what}")
+
+
+class _Member(tarfile.TarInfo):
+    """A member without the owner, mode and times that nobody asks for and that take most of the time of a header."""
+
+    __slots__ = ()
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
+        """A plain file with a short name, read here; all else, damage too, is left to ``tarfile``."""
+        plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] == tarfile.REGTYPE and not buf[345]
+        try:
+            size, checksum = int(buf[124:136].strip(b" \0"), 8), int(buf[148:156].strip(b" \0"), 8)
+        except ValueError:
+            plain, size, checksum = False, 0, 0
+        if not plain or checksum != sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
+            return super().frombuf(buf, encoding, errors)
+        member = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+        member.size = size
+        return member
 
 
 def _ending(member: tarfile.TarInfo) -> str:
@@ -169,17 +214,38 @@ def _ending(member: tarfile.TarInfo) -> str:
 
 def _beside(place: str) -> str:
     """Where img2dataset leaves the numbers of a tar."""
-    return place.removesuffix(".tar") + _STATISTICS
+    path, question, query = place.partition("?") if is_remote(place) else (place, "", "")
+    return path.removesuffix(".tar") + _STATISTICS + question + query
 
 
 def _counts(places: Sequence[str]) -> list[int]:
-    told = [_told(place, text) for place, text in zip(places, _statistics(places), strict=True)]
+    told = together(_told, places, "looking at shards")
     missing = [place for place, count in zip(places, told, strict=True) if count is None]
     counted = iter(remembered(missing, _count, "counting samples") if missing else [])
     return [next(counted) if count is None else count for count in told]
 
 
-def _statistics(places: Sequence[str]) -> list[bytes | None]:
-    """What is in the file beside each tar, where there is one."""
-    if not is_remote(places[0]):
-        return [path.read_bytes() if (path := Path(_beside(place))).is_file() else None for place in places]
+def _told(place: str) -> int | None:
+    """The samples that img2dataset says it could fetch, which are those in the tar; None where it says nothing."""
+    beside = _beside(place)
+    text = read_if_there(beside)
+    if text is None:
+        return None
+    try:
+        count = json.loads(text)["successes"]
+    except (ValueError, KeyError, TypeError):
+        count = None
+    if not isinstance(count, int) or count < 0:
+        raise UserError(f"{beside} has no number of `successes`: delete it, and the samples of the tar are counted")
+    return count
+
+
+def _count(place: str) -> int:
+    count = 0
+    with open_shard(place) as file:
+        try:
+            for _ in _samples(file):
+                count += 1
+        except tarfile.ReadError:
+            count += 1  # where training comes to it, it says what is wrong
+    return count

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ldm.errors import UserError
@@ -31,13 +32,13 @@ def unfinished_folder(run: Path, step: int) -> Path:
     return final.with_name(UNFINISHED + final.name)
 
 
-def publish(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path:
-    """Write a checkpoint beside the others, then rename it into place, then delete the oldest.
+@contextmanager
+def publishing(run: Path, step: int, keep: int) -> Iterator[Path]:
+    """A folder to write a checkpoint into, which is renamed into its place; then the oldest are deleted.
 
     Args:
         run: the run's folder.
         step: steps done.
-        write: writes everything into the folder it is given.
         keep: how many of the newest stay.
 
     Raises:
@@ -46,13 +47,12 @@ def publish(run: Path, step: int, write: Callable[[Path], None], keep: int) -> P
     final = checkpoint_folder(run, step)
     with disk_trouble(f"the checkpoint {final}", "; the last one is intact"):
         with replacing(final) as folder:
-            write(folder)
+            yield folder
             write_manifest(folder)
         for old in sorted(final.parent.glob("step_*"))[:-keep]:
             doomed = old.with_name(DOOMED + old.name)
             os.replace(old, doomed)
             shutil.rmtree(doomed)
-    return final
 
 
 def newest_good(run: Path) -> tuple[Path | None, dict[Path, str]]:
@@ -74,7 +74,7 @@ def newest_good(run: Path) -> tuple[Path | None, dict[Path, str]]:
 
 
 def _newest_first(run: Path) -> Iterator[Path]:
-    return reversed(sorted((run / "checkpoints").glob("step_*")))
+    return iter(sorted((run / "checkpoints").glob("step_*"), reverse=True))
 
 
 def set_aside(folder: Path) -> Path:

@@ -163,16 +163,20 @@ class ClipTask:
         )
 
     @torch.no_grad()
-    def draw(self, averaged: nn.Module, path: Path, seed: int) -> None:
+    def draw(self, averaged: nn.Module, rank: int, processes: int) -> list[Tensor]:
         """For each of the first captions, the pictures of a small set that fit it best: a row each."""
         assert isinstance(averaged, ClipPlayer)
-        examples = self.samples.first(256)
+        examples, seed = self.samples.first(256), self.run.seed
         captions = list(dict.fromkeys(e.captions[(seed + i) % len(e.captions)] for i, e in enumerate(examples)))[:10]
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        images = to_signed(torch.stack([e.image for e in examples])).to(self.device)
-        image, text = averaged._embed(images, tokens.to(self.device))
-        best = (text @ image.T).topk(10, dim=1).indices.flatten()
-        save_grid(images[best], path, columns=10, scale=2)
+        images = to_signed(torch.stack([e.image for e in examples]))
+        image, text = averaged._embed(images.to(self.device), tokens.to(self.device))
+        best = (text @ image.T).topk(10, dim=1).indices.flatten().tolist()
+        return [images[k] for k in best[rank::processes]]
+
+    def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
+        save_grid(torch.stack(pictures), path, columns=10, scale=2)
+        return {}
 
 
 def _all_captions(source: Source) -> list[str]:

@@ -1,43 +1,48 @@
-"""What a run says while it goes: a JSONL log, a loss plot, and TensorBoard where asked."""
+"""What a run says while it goes: a JSONL log, a loss plot, and trackers where asked."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ldm.errors import UserError, need
+from ldm.errors import UserError
 from ldm.publishing import disk_trouble, write_whole
 
 
 class Journal:
-    """The log of a run, ``log.jsonl``: one JSON object a line, each with its ``step``."""
+    """The log of a run, ``log.jsonl``: one JSON object a line, each with its ``step``.
 
-    def __init__(self, run: Path, first_step: int, tensorboard: bool) -> None:
-        """Open the log; lines after ``first_step``, of steps that will be done again, are dropped."""
+    Lines have numbers, or an ``event`` and what there is to say about it.
+    """
+
+    def __init__(
+        self, run: Path, first_step: int, track: Callable[[dict[str, float], int], None] | None = None
+    ) -> None:
+        """Open the log; lines after ``first_step``, of steps that will be done again, are dropped.
+
+        Args:
+            run: the run's folder.
+            first_step: steps that are done.
+            track: is given the numbers of every line, and their step.
+        """
         self.path = run / "log.jsonl"
         self.records = [r for r in read_log(self.path) if r["step"] <= first_step]
-        self._plot_path, self._board_path = run / "loss.png", run / "tensorboard"
+        self._plot_path, self._track, self._trackers = run / "loss.png", track, run / "tensorboard"
         text = "".join(json.dumps(r) + "\n" for r in self.records)
         with _trouble(self.path):
             write_whole(self.path, lambda path: path.write_text(text, encoding="utf-8"))
-        self._board: Any = None
-        if tensorboard:
-            board = need("torch.utils.tensorboard", "tensorboard")
-            with _trouble(self._board_path):
-                self._board = board.SummaryWriter(str(self._board_path), purge_step=first_step + 1)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record and flush, so that a killed run loses none."""
         self.records.append(record)
         with _trouble(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        if self._board is not None:
-            with _trouble(self._board_path):
-                for name, value in record.items():
-                    if name != "step":
-                        self._board.add_scalar(name, value, record["step"])
+        if self._track is not None and "event" not in record:
+            with _trouble(self._trackers):
+                self._track({name: value for name, value in record.items() if name != "step"}, record["step"])
 
     def plot(self) -> None:
         """Draw ``loss.png``: every quantity whose name speaks of loss, over steps."""
@@ -56,12 +61,6 @@ class Journal:
             axes.legend()
         with _trouble(self._plot_path):
             write_whole(self._plot_path, lambda path: figure.savefig(path, dpi=110, format="png"))
-
-    def close(self) -> None:
-        """Flush TensorBoard."""
-        if self._board is not None:
-            with _trouble(self._board_path):
-                self._board.close()
 
 
 def _trouble(path: Path) -> contextlib.AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ldm.weights.lora_names import layers_of
 PEFT_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it, which looks for this name in a folder
 KOHYA_ENDING = ".kohya.safetensors"
 _ADAPTER = "default"
+_BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks|(text_model\.)?encoder\.layers)\.")
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -44,19 +46,24 @@ def add_lora(targets: Mapping[str, nn.Module], tune: LoraTune) -> None:
             lora_dropout=tune.dropout,
         )
         peft.inject_adapter_in_model(config, module, _ADAPTER)
-        for path, parameter in module.named_parameters():
-            if ".lora_" in path:
-                parameter.data = parameter.data.float()
-                parameter.requires_grad_(True)
+        for part in _tuners(module):
+            for factor in (part.lora_A[_ADAPTER], part.lora_B[_ADAPTER]):
+                factor.float().requires_grad_(True)
+            part.reset_lora_parameters(_ADAPTER, init_lora_weights=True)  # drawn anew, in full precision
+
+
+def _tuners(module: nn.Module) -> list[Any]:
+    tuner = need("peft.tuners.tuners_utils", "lora").BaseTunerLayer
+    return [part for part in module.modules() if isinstance(part, tuner)]
 
 
 def _chosen(module: nn.Module, tune: LoraTune, name: str) -> list[str]:
     """The paths of the layers that are changed."""
     layers = {path: part for path, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
-    if tune.targets == "conv":
-        return list(layers)
-    if tune.targets == "all-linear":
-        return [path for path, part in layers.items() if isinstance(part, nn.Linear)]
+    if tune.targets in ("conv", "all-linear"):
+        # those of the blocks: what lies before and after them has no name in kohya's naming that everybody reads
+        kinds = nn.Linear | nn.Conv2d if tune.targets == "conv" else nn.Linear
+        return [path for path, part in layers.items() if isinstance(part, kinds) and _BLOCK.match(path)]
     ends = _ATTENTION if tune.targets == "attention" else tune.targets
     found = {end: [path for path in layers if path == end or path.endswith("." + end)] for end in ends}
     lacking = [end for end, paths in found.items() if not paths] if ends is not _ATTENTION else []
@@ -79,9 +86,7 @@ def lora_of(targets: Mapping[str, nn.Module], name: str, metadata: Mapping[str, 
     for target, module in targets.items():
         # the paths that its files are to have, which are not always those in memory
         names = {id(layer): path for path, layer in layers_of(module).items()}
-        tuner = need("peft.tuners.tuners_utils", "lora").BaseTunerLayer
-        parts: list[Any] = [part for part in module.modules() if isinstance(part, tuner)]
-        found[target] = {names[id(part.get_base_layer())]: _layer(part) for part in parts}
+        found[target] = {names[id(part.get_base_layer())]: _layer(part) for part in _tuners(module)}
     return Lora(name, found, metadata or {})
 
 

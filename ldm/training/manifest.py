@@ -22,6 +22,7 @@ MANIFEST = Path("training") / "manifest.json"
 
 def write_manifest(folder: Path) -> None:
     """List what is in a checkpoint's folder; the last file to be written."""
+    (folder / MANIFEST).parent.mkdir(exist_ok=True)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = _checksums(paths)
     files = {

@@ -23,12 +23,13 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self._clear()
+        self.reset()
 
-    def _clear(self) -> None:
+    def reset(self) -> None:
+        """Begin an interval."""
         self._parts: dict[str, list[Tensor]] = {}
         self.steps, self.skipped = 0, list[Skipped]()
-        self._waited, self._apart, self._began = 0.0, 0.0, time.perf_counter()
+        self._waited, self._began = 0.0, time.perf_counter()
 
     def add(self, parts: dict[str, tuple[Tensor, Tensor]]) -> None:
         """Add (sum, count) by name."""
@@ -43,13 +44,6 @@ class Meter:
         yield
         self._waited += time.perf_counter() - began
 
-    @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Time spent within is not that of training."""
-        began = time.perf_counter()
-        yield
-        self._apart += time.perf_counter() - began
-
     def read(self, accelerator: Accelerator) -> tuple[dict[str, float], float, int]:
         """Everything since the last reading, over all processes, which all read at once.
 
@@ -57,7 +51,7 @@ class Meter:
             Means by name, among them ``data_wait``, the share of the time in which a process waited for data; the time
             in seconds; how many examples were skipped.
         """
-        elapsed = max(time.perf_counter() - self._began - self._apart, 1e-9)
+        elapsed = max(time.perf_counter() - self._began, 1e-9)
         names = sorted(self._parts)
         told = torch.tensor([[self._waited / elapsed, 1.0], [len(self.skipped), 1.0]], device=accelerator.device)
         sums = torch.cat([*(torch.stack(self._parts[name]).sum(0)[None] for name in names), told])
@@ -65,7 +59,3 @@ class Meter:
         *rows, (wait, processes), (skipped, _) = reduced.tolist()
         means = {n: float(total / count) for n, (total, count) in zip(names, rows, strict=True) if count > 0}
         return {**means, "data_wait": round(wait / processes, 4)}, elapsed, int(skipped)
-
-    def reset(self) -> None:
-        """Begin the next interval."""
-        self._clear()

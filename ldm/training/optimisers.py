@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
 
 from ldm.errors import need
 from ldm.training.train_settings import TrainSettings
@@ -25,7 +25,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+def build_optimizer(groups: Sequence[dict[str, Any]], settings: TrainSettings) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101), in one kernel or with 8-bit memory.
 
     Raises:
@@ -37,8 +37,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings)
         "weight_decay": settings.weight_decay,
     }
     if settings.optimizer == "adamw8bit":
-        return need("bitsandbytes.optim", "bitsandbytes").AdamW8bit(parameters, **how)
-    return torch.optim.AdamW(parameters, **how, fused=True)
+        return need("bitsandbytes.optim", "bitsandbytes").AdamW8bit([*groups], **how)
+    return torch.optim.AdamW([*groups], **how, fused=True)
 
 
 def skips_bad_steps(optimizer: torch.optim.Optimizer) -> bool:

@@ -56,6 +56,14 @@ class Team:
         dist.all_gather_object(found, value, group=self.group)
         return found
 
+    def collect(self, value: T) -> list[T] | None:
+        """As :meth:`gather`, for the main process alone; None in the others."""
+        if self.group is None:
+            return [value]
+        found: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, found, dst=0, group=self.group)
+        return found
+
     def tell(self, value: T) -> T:
         """The main process's value, for all of them."""
         if self.group is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,6 +25,13 @@ def place(module: Any, device: torch.device, settings: TrainSettings) -> None:
 class Player:
     """A module and what trains it.
 
+    Args:
+        name: by which the task knows it.
+        module: on its device, if it is not to be split.
+        settings: of the training.
+        accelerator: of this process.
+        pace: of the player's and the parameter's name: what the learning rate is multiplied by.
+
     Attributes:
         name: by which the task knows it.
         module: without what Accelerate wraps around it.
@@ -33,7 +40,14 @@ class Player:
         sharded: whether it is split among the processes.
     """
 
-    def __init__(self, name: str, module: nn.Module, settings: TrainSettings, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        settings: TrainSettings,
+        accelerator: Accelerator,
+        pace: Callable[[str, str], float],
+    ) -> None:
         self.name, self.module, self._accelerator = name, module, accelerator
         self._frozen = {n for n, p in module.named_parameters() if not p.requires_grad}
         self.sharded = settings.parallel == "fsdp"
@@ -43,7 +57,12 @@ class Player:
         else:
             self._forward = accelerator.prepare(module)
         self.trained = {n: p for n, p in module.named_parameters() if n not in self._frozen}
-        self.optimizer: Any = accelerator.prepare(build_optimizer(self.trained.values(), settings))
+        by_pace: dict[float, list[nn.Parameter]] = {}
+        for parameter_name, parameter in self.trained.items():
+            by_pace.setdefault(pace(name, parameter_name), []).append(parameter)
+        self._paces = [*by_pace]
+        groups = [{"params": parameters} for parameters in by_pace.values()]
+        self.optimizer: Any = accelerator.prepare(build_optimizer(groups, settings))
         self.skips_bad_steps = skips_bad_steps(self.optimizer.optimizer)
 
     def __call__(self, *inputs: Any) -> Losses:
@@ -67,9 +86,9 @@ class Player:
         self.optimizer.optimizer.found_inf = copied(bad.float(), like)
 
     def step(self, rate: float) -> None:
-        """Change the weights, and forget the gradients."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        """Change the weights at this learning rate, and forget the gradients."""
+        for group, pace in zip(self.optimizer.param_groups, self._paces, strict=True):
+            group["lr"] = rate * pace
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -5,78 +5,151 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sys
 import time
+from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 import ldm
 from ldm.config import dump_config, load_config, parse_yaml
 from ldm.errors import UserError
 from ldm.publishing import disk_trouble, write_whole
+from ldm.training.checkpoint import newest_good, set_aside, sweep
+from ldm.training.journal import Journal
+from ldm.training.parallel import Team, meeting_place
 from ldm.training.settings import ClipRun, DiffusionRun, RunSettings, VAERun
+from ldm.training.signals import Stopped
+from ldm.training.trackers import begin_trackers, check_trackers, logging_folder
+from ldm.training.trainer import Trainer, seed_weights
 from ldm.weights.model import latest_checkpoint
 
 _CONFIG = "config.yaml"
 # What may change between a run and its resumption without changing what is learned at a step.
-# The number of steps is one of them where the learning rate does not depend on it.
+# The number of steps is one of them where the learning rate does not depend on it; of the two sizes their product,
+# times the number of processes, must stay, which is checked against the checkpoint.
 _FREE = (
+    "batch_size",
+    "gradient_accumulation",
     "workers",
+    "prefetch",
+    "ema_device",
     "log_every",
     "sample_every",
     "checkpoint_every",
     "keep_checkpoints",
-    "tensorboard",
+    "trackers",
     "compile",
 )
 
 
-def train(run: RunSettings, *, resume: bool = False) -> Path:
+class Resume(Enum):
+    """What to do about a run that is there already."""
+
+    NO = "no"
+    YES = "yes"
+    IF_ANY = "if any"
+
+
+def train(run: RunSettings, *, resume: bool | Resume = False) -> Path:
     """Train, and return the last checkpoint.
 
     Args:
         run: from :func:`ldm.config.load_config`.
-        resume: continue the run in ``run.output`` from its newest checkpoint.
+        resume: continue the run in ``run.output`` from its newest checkpoint that is whole; ``Resume.IF_ANY`` starts
+            one where there is none.
 
     Raises:
         UserError: the run exists and ``resume`` is false, or the other way round; or anything on the way.
+        Stopped: a signal asked to stop, and what there was is saved (see ``ldm.training.signals``).
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    from ldm.training.journal import Journal
-    from ldm.training.trainer import Trainer, seed_weights
-
-    wants_fp16 = run.train.mixed_precision == "fp16"
-    if wants_fp16 and not torch.cuda.is_available():
-        raise UserError("train.mixed_precision fp16 needs a CUDA device; a CPU computes in bf16 or no")
-    # Accelerate keeps its settings for the life of the process, and refuses a second run that has others.
-    AcceleratorState._reset_state()
-    # Told nothing, it takes each of several processes without a GPU for a run of its own.
-    accelerator = Accelerator(mixed_precision=run.train.mixed_precision, cpu=not torch.accelerator.is_available())
-    _check_processes(accelerator.num_processes)
-    _check_folder(run, resume)
-    seed_weights(run.seed)
-    task = build_task(run, accelerator.device)
-    trainer = Trainer(run, task, accelerator, provenance(run))
-    start = latest_checkpoint(run.output) if resume else None
-    if start is not None:
-        trainer.resume(start)
-    # Every process has read by now, so the main one may write; a mistake found so far has left no trace.
-    accelerator.wait_for_everyone()
-    with contextlib.ExitStack() as stack:
-        journal = None
-        if accelerator.is_main_process:
-            _open_folder(run)
-            journal = stack.enter_context(contextlib.closing(Journal(run.output, trainer.step, run.train.tensorboard)))
-            if resume:
-                print(f"continuing {run.output} at step {trainer.step}")
-        trainer.fit(journal)
-    accelerator.end_training()
+    how = {False: Resume.NO, True: Resume.YES}.get(resume, resume) if isinstance(resume, bool) else resume
+    with _processes(run) as (accelerator, team):
+        resumes = _check_folder(run, how)
+        seed_weights(run.seed)
+        task = build_task(run, accelerator.device)
+        trainer = Trainer(run, task, accelerator, team, provenance(run))
+        faults = _go_on(run, trainer, team) if resumes else {}
+        # Every process has read by now, so the main one may write; a mistake found so far has left no trace.
+        with team.together():
+            journal = _open_run(run, trainer, faults) if team.is_main else None
+        if journal is not None and resumes:
+            print(f"continuing {run.output} at step {trainer.step}")
+        try:
+            trainer.fit(journal)
+        finally:
+            for tracker in accelerator.trackers:
+                tracker.finish()
+    if trainer.stopped is not None:
+        told = f"stopped by {trainer.stopped} after step {trainer.step}, which is saved; --resume goes on"
+        print(told, file=sys.stderr)
+        raise Stopped
     last = latest_checkpoint(run.output)
     assert last is not None
     return last
+
+
+@contextlib.contextmanager
+def _processes(run: RunSettings) -> Iterator[tuple[Accelerator, Team]]:
+    """Accelerate, set up as a run wants it, and the processes that there are."""
+    settings = run.train
+    if settings.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("train.mixed_precision fp16 needs a CUDA device; a CPU computes in bf16 or no")
+    check_trackers(settings.trackers)
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise UserError(
+            "say train.parallel=fsdp in place of FSDP in Accelerate's configuration, which then says MULTI_GPU"
+        )
+    # Accelerate keeps its settings for the life of the process, and refuses a second run that has others.
+    AcceleratorState._reset_state()
+    # Told nothing, it takes each of several processes without a GPU for a run of its own.
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        cpu=not torch.accelerator.is_available(),
+        log_with=[*settings.trackers] or None,
+        project_config=ProjectConfiguration(logging_dir=str(logging_folder(run.output))),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    _check_processes(accelerator.num_processes)
+    with meeting_place(settings.parallel == "fsdp"):
+        yield accelerator, Team(accelerator.process_index, accelerator.num_processes)
+        if accelerator.num_processes > 1:
+            dist.destroy_process_group()
+
+
+def _go_on(run: RunSettings, trainer: Trainer, team: Team) -> dict[Path, str]:
+    """Resume from the newest checkpoint that is whole, if there is any; what is wrong with newer ones."""
+    with team.together():
+        found = newest_good(run.output) if team.is_main else (None, {})
+    start, faults = team.tell(found)
+    if start is not None:
+        with team.together():
+            trainer.resume(start)
+    return faults
+
+
+def _open_run(run: RunSettings, trainer: Trainer, faults: dict[Path, str]) -> Journal:
+    """Make the run's folder, keep the configuration in it, and open its log: in the main process."""
+    accelerator = trainer.accelerator
+    with disk_trouble(str(run.output)):
+        run.output.mkdir(parents=True, exist_ok=True)
+        sweep(run.output)
+        asides = {set_aside(folder): fault for folder, fault in faults.items()}
+        write_whole(run.output / _CONFIG, lambda path: path.write_text(dump_config(run), encoding="utf-8"))
+    if run.train.trackers:
+        begin_trackers(accelerator, run.output, trainer.step, trainer.provenance["config"])
+    journal = Journal(run.output, trainer.step, accelerator.log if run.train.trackers else None)
+    for aside, fault in asides.items():
+        print(f"{fault}; going on from step {trainer.step}, and {aside} is out of the way", file=sys.stderr)
+        journal.write({"step": trainer.step, "event": "damaged", "message": fault})
+    return journal
 
 
 def _check_processes(found: int) -> None:
@@ -127,25 +200,18 @@ def _without_paths(tree: Any) -> Any:
     return {k: _without_paths(v) for k, v in tree.items() if k != "output" and not k.endswith("path")}
 
 
-def _check_folder(run: RunSettings, resume: bool) -> None:
-    """Refuse to start where there is a run, or to resume where there is none or another."""
+def _check_folder(run: RunSettings, resume: Resume) -> bool:
+    """Whether there is a run to resume; refuse to start where there is one, or to resume where there is none."""
     folder, stored = run.output, run.output / _CONFIG
-    if resume:
-        if not stored.is_file():
-            raise UserError(f"{folder} holds no run to resume ({_CONFIG} is missing); leave out --resume to start one")
-        _check_same(run, parse_yaml(stored.read_text(encoding="utf-8"), str(stored)), stored)
-    elif stored.exists() or (folder / "checkpoints").exists():
+    there = stored.exists() or (folder / "checkpoints").exists()
+    if resume is Resume.NO and there:
         raise UserError(f"{folder} already holds a run: --resume continues it; or choose another `output`")
-
-
-def _open_folder(run: RunSettings) -> None:
-    """Make the run's folder and keep the configuration in it; clear away what a killed run left unfinished."""
-    from ldm.training.checkpoint import sweep
-
-    with disk_trouble(str(run.output)):
-        run.output.mkdir(parents=True, exist_ok=True)
-        sweep(run.output)
-        write_whole(run.output / _CONFIG, lambda path: path.write_text(dump_config(run), encoding="utf-8"))
+    if resume is Resume.NO or (resume is Resume.IF_ANY and not there):
+        return False
+    if not stored.is_file():
+        raise UserError(f"{folder} holds no run to resume ({_CONFIG} is missing); leave out --resume to start one")
+    _check_same(run, parse_yaml(stored.read_text(encoding="utf-8"), str(stored)), stored)
+    return True
 
 
 def _check_same(run: RunSettings, stored: Any, path: Path) -> None:
@@ -166,6 +232,6 @@ def _differences(new: Any, old: Any, at: str) -> list[tuple[str, Any, Any]]:
     return [] if new == old else [(at, new, old)]
 
 
-def train_file(config: Path, overrides: list[str], *, resume: bool = False) -> Path:
+def train_file(config: Path, overrides: list[str], *, resume: bool | Resume = False) -> Path:
     """``ldm train``: read the configuration, train, return the last checkpoint."""
     return train(load_config(config, overrides), resume=resume)

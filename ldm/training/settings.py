@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,56 +17,9 @@ from ldm.models.toy import ToyUNetConfig
 from ldm.models.unet import UNetConfig
 from ldm.models.vae import VAEConfig
 from ldm.schema import Settings
+from ldm.training.train_settings import TrainSettings
 from ldm.training.tune_settings import FullTune, MaskConfig, MemorisedConfig, PriorConfig, TuneConfig, ValidationConfig
 from ldm.weights.opening import Loading
-
-
-class TrainSettings(Settings):
-    """How to train, whatever is trained.
-
-    Attributes:
-        steps: optimiser steps of the whole run.
-        batch_size: samples per process and micro-batch.
-        gradient_accumulation: micro-batches per step.
-        learning_rate: peak of AdamW's learning rate.
-        lr_schedule: after the warm-up, ``constant`` or ``cosine`` to zero at the last step.
-        lr_warmup_steps: steps of linear warm-up.
-        adam_beta1, adam_beta2, weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm.
-        mixed_precision: ``no``, ``bf16`` or ``fp16`` (CUDA only) autocast.
-        ema_decay: of the moving average of weights that checkpoints draw with; 0 is off.
-        ema_power: warm-up, decay at step n = min(ema_decay, 1 - (1 + n)^-power).
-        gradient_checkpointing: recompute activations: less memory, a third more work.
-        channels_last: memory format of the networks.
-        compile: ``torch.compile`` the networks.
-        workers: processes that prepare samples; 0 is the main process.
-        log_every, sample_every, checkpoint_every: in steps; a checkpoint and samples are also made at the end.
-        keep_checkpoints: how many of the newest to keep.
-        tensorboard: also write TensorBoard logs (extra ``tensorboard``).
-    """
-
-    steps: int = Field(ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    gradient_accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    lr_warmup_steps: int = Field(default=500, ge=0)
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
-    ema_power: float = Field(default=2 / 3, gt=0, le=1)
-    gradient_checkpointing: bool = False
-    channels_last: bool = False
-    compile: bool = False
-    workers: int = Field(default=0, ge=0)
-    log_every: int = Field(default=50, ge=1)
-    sample_every: int = Field(default=1000, ge=1)
-    checkpoint_every: int = Field(default=1000, ge=1)
-    keep_checkpoints: int = Field(default=1, ge=1)
-    tensorboard: bool = False
 
 
 class PixelCodecConfig(Settings):
@@ -191,7 +144,8 @@ class DiffusionRun(RunSettings):
         offset_noise: standard deviation of noise that is one number for a whole channel, which teaches very dark and
             very bright pictures (0.0357 is usual).
         codec: what a new network diffuses; pixels by default.
-        condition: what conditions a new network; nothing by default. Beside ``model``, ``drop`` alone.
+        condition: what conditions a new network; nothing by default. Beside ``model``, of kind ``model``, which says
+            how often its condition is dropped; never, by default.
         frozen_dtype: of weights that are not trained; half precision needs the same ``train.mixed_precision``.
         prior: pictures of the class that must not be forgotten (DreamBooth).
         masks: for inpainting networks.
@@ -219,13 +173,6 @@ class DiffusionRun(RunSettings):
     validation: ValidationConfig | None = None
     memorised: MemorisedConfig | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _condition_of_model(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("model") is not None and isinstance(values.get("condition"), dict):
-            return {**values, "condition": {"kind": "model", **values["condition"]}}
-        return values
-
     @model_validator(mode="after")
     def _check(self) -> DiffusionRun:
         given = [name for name in ("unet", "toy", "model") if getattr(self, name) is not None]
@@ -247,7 +194,7 @@ class DiffusionRun(RunSettings):
             if getattr(self, name) is not None:
                 raise UserError(f"{name} comes from `model`, whose network knows no other: leave it out")
         if self.condition is not None and self.condition.kind != "model":
-            raise UserError("what conditions the network comes from `model`: of `condition`, say `drop` alone")
+            raise UserError("what conditions the network comes from `model`: condition.kind should be `model`")
         if self.loading.live:
             raise UserError(
                 "loading.live is for drawing: in training, LoRAs are merged into the weights they start from"

@@ -44,7 +44,8 @@ class LoraTune(TextEncoderSettings):
         rank: of every change; 4 to 32 are usual.
         alpha: the change is multiplied by alpha / rank; by default the rank.
         targets: the layers that are changed: those of ``attention``; ``all-linear``, which adds every other linear
-            layer; ``conv``, which adds every convolution (LoCon); or names, such as ``to_q`` or a whole path.
+            layer of the blocks; ``conv``, which adds every convolution there (LoCon); or names, such as ``to_q`` or a
+            whole path.
         dropout: share of the inputs of the changes that is dropped.
     """
 

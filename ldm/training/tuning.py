@@ -46,7 +46,7 @@ class Tuning(Protocol):
 
 
 def tuning_of(run: DiffusionRun, start: Start) -> Tuning:
-    """The way that a run's settings ask for; from now on, what it trains of the model and nothing else has gradients."""
+    """The way that a run's settings ask for; from now on, what it trains of the model alone has gradients."""
     tune, model = run.tune, start.model
     dtype = FROZEN[run.frozen_dtype]
     if isinstance(tune, FullTune):
@@ -78,6 +78,16 @@ def _trained_encoders(model: Model, wanted: bool) -> list[Any]:
     return _text_encoders(model) if wanted else []
 
 
+def _freeze_unread(encoders: list[Any]) -> None:
+    """Of the first of two text encoders, the states before the last layer are read: what follows has no gradient."""
+    if len(encoders) < 2:
+        return
+    last = f"encoder.layers.{encoders[0].config.num_hidden_layers - 1}."
+    for name, parameter in encoders[0].named_parameters():
+        if last in name or "final_layer_norm." in name:
+            parameter.requires_grad_(False)
+
+
 class _Full:
     """Every weight of the network, and maybe of the text encoders."""
 
@@ -87,6 +97,7 @@ class _Full:
         self._encoders = _trained_encoders(model, tune.text_encoder)
         for encoder in self._encoders:
             _owned(encoder)
+        _freeze_unread(self._encoders)
         if isinstance(model.conditioner, LabelConditioner):
             _owned(model.conditioner)
 
@@ -115,6 +126,7 @@ class _Lora:
         names = ("unet", *TEXT_ENCODERS[: len(self._encoders)])
         targets = lora_targets(model)
         add_lora({name: targets[name] for name in names}, tune)
+        _freeze_unread(self._encoders)
         self._names = names
 
     def encoders(self) -> list[nn.Module]:

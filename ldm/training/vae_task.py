@@ -166,10 +166,16 @@ class VAETask:
         return float(joined.std()), float(joined.mean())
 
     @torch.no_grad()
-    def draw(self, averaged: nn.Module, path: Path, seed: int) -> None:
-        """Pictures in the odd rows, their reconstructions below each."""
+    def draw(self, averaged: nn.Module, rank: int, processes: int) -> list[Tensor]:
+        """Pictures, each with its reconstruction below."""
         assert isinstance(averaged, VAEPlayer)
-        images = to_signed(torch.stack([example.image for example in self.samples.first(40)])).to(self.device)
+        examples = self.samples.first(40)[rank::processes]
+        if not examples:
+            return []
+        images = to_signed(torch.stack([example.image for example in examples])).to(self.device)
         rebuilt = averaged.vae.decode(split_moments(averaged.vae.encode(images))[0]).float().clamp(-1, 1)
-        rows = [pair for i in range(0, len(images), 10) for pair in (images[i : i + 10], rebuilt[i : i + 10])]
-        save_grid(torch.cat(rows), path, columns=10, scale=2)
+        return [torch.cat(pair, dim=1).cpu() for pair in zip(images, rebuilt, strict=True)]
+
+    def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
+        save_grid(torch.stack(pictures), path, columns=10, scale=2)
+        return {}

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ldm.data.check.fingerprint import Look, look_at
 from ldm.data.example import BadExample, Example
+from ldm.errors import UserError
 
 CountTokens = Callable[[str], int]
 
@@ -64,41 +65,49 @@ def facts_of(part: int, key: str, read: Callable[[], Example], count_tokens: Cou
         return Facts(part, key, Fault("unusable", f"{key}: {type(error).__name__}: {error}"))
 
 
-# What the readers of pictures and captions say. Paths are in these messages too, so they are told by words that stand
-# before or after any path.
-_SAID = (
-    ("bomb", r" has \d+ x \d+ pixels, and at most [\d,]+ are opened$| is too large to open: "),
+# What ``ldm.open_picture`` says of a picture, and the sources of words and tars. Paths are in these messages too, so
+# they are told by words that stand before or after any path.
+_OF_PICTURES = (
+    ("bomb", r" has \d+ x \d+ pixels, and at most [\d,]+ are opened$"),
     ("animated", r" has \d+ frames, and which is meant is unknown: "),
-    ("missing", r", and there is no such file$"),
-    ("uncaptioned", r" has no caption: looked for |: no .+ for .+$|^the caption .* is missing$"),
-    ("encoding", r"^the caption .* is not valid UTF-8"),
+)
+_OF_WORDS = (
+    ("encoding", r" is not valid UTF-8(: it begins as UTF-16 does.*)?$"),
     ("empty", r" is empty$"),
-    ("caption", r"^the caption | is no text: | holds zero bytes, and is no text$"),
-    ("row", r" is no (JSON|CSV): | should be an object such as | fields, and the first line has | is not valid UTF-8$"),
-    ("label", r" is missing$|, and should be | is in (the folder .*, which is none of classes|no folder of a class)$"),
+    ("uncaptioned", r" has no caption: looked for |: no .+ for .+$"),
+    ("missing", r" is missing$| has no picture: no .+ file$|, and there is no such file$|^there is no picture$"),
+    ("truncated", r" is cut off in the middle of | ends after \d+ of \d+ samples$| is damaged behind its first "),
+    ("words", r" is no text: | holds zero bytes, and is no text$| holds no keys and values in JSON$|, and should be "),
+    ("words", r" is in no folder of a class$| is in the folder .*, which is none of classes$| gives .+ the class "),
+    (
+        "row",
+        r" is no (JSON|CSV): | should be an object such as | fields, and the first line has | should be a path in ",
+    ),
 )
 # What Pillow and its decoders say of a file that ends too early.
-_CUT_OFF = re.compile(r"truncated|unexpected end|broken data stream|not enough (image )?data|premature|EOF", re.IGNORECASE)
+_CUT_OFF = re.compile(r"truncated|unexpected end|broken data stream|not enough (image )?data|premature", re.IGNORECASE)
 
 
 def _kind(error: BadExample) -> str:
-    causes = _causes(error)
-    first = causes[-1]
-    if isinstance(first, FileNotFoundError):
-        return "missing"
-    if isinstance(first, Image.DecompressionBombError):
-        return "bomb"
-    for kind, words in _SAID:
-        if re.search(words, str(error)):
+    if isinstance(error.__cause__, UserError):  # of ``ldm.open_picture``
+        return _kind_of_picture(str(error), _causes(error))
+    return next((kind for kind, words in _OF_WORDS if re.search(words, str(error))), "unusable")
+
+
+def _kind_of_picture(message: str, causes: list[BaseException]) -> str:
+    for cause, kind in ((FileNotFoundError, "missing"), (Image.DecompressionBombError, "bomb")):
+        if any(isinstance(each, cause) for each in causes):
             return kind
-    if len(causes) > 1 and _CUT_OFF.search(str(first)):
-        return "truncated"
-    return "unreadable"
+    otherwise = "truncated" if any(_CUT_OFF.search(str(cause)) for cause in causes) else "unreadable"
+    return next((kind for kind, words in _OF_PICTURES if re.search(words, message)), otherwise)
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """An error, what it was raised from, and so on."""
-    found = [error]
-    while (cause := found[-1].__cause__) is not None:
-        found.append(cause)
+    """What an error was raised from, and so on, but for errors of ours, whose messages have paths."""
+    found = []
+    cause = error.__cause__
+    while cause is not None:
+        if not isinstance(cause, UserError):
+            found.append(cause)
+        cause = cause.__cause__
     return found

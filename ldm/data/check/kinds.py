@@ -20,7 +20,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "missing": Kind("pictures that are not there"),
+    "missing": Kind("pictures, captions or classes that are not there"),
     "unreadable": Kind("pictures that cannot be read"),
     "truncated": Kind("pictures that are cut off"),
     "bomb": Kind("pictures too large to open"),
@@ -30,9 +30,8 @@ KINDS = {
     "uncaptioned": Kind("pictures without a caption"),
     "empty": Kind("empty captions"),
     "encoding": Kind("captions that are not valid UTF-8"),
-    "caption": Kind("captions that cannot be read"),
+    "words": Kind("captions and classes that are none"),
     "row": Kind("lines of metadata that cannot be read"),
-    "label": Kind("classes that are missing or unknown"),
     "unusable": Kind("examples that cannot be used for another reason"),
     "orphan": Kind("captions without a picture, or pictures without a mention", skipped=False),
     "near": Kind("pictures that look nearly like another", error=False, skipped=False),

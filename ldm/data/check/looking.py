@@ -1,7 +1,7 @@
 """Opening every example of a source once, by several processes, in order.
 
-A decoder that is given a file made to break it may end its process. So a batch of examples whose process ended is looked
-at again, one by one, and the one that ends it a second time is named.
+A decoder that is given a file made to break it may end its process. So a batch of examples whose process ended is
+looked at again, one by one, and the one that ends it a second time is named.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ class _Pool:
                 return pool.submit(_look, [item]).result()
             except BrokenProcessPool:
                 key = opener(self._looker.parts, item)[0]
-                fault = Fault("unreadable", f"{key}: the process that opened it was ended, by a crash or for its memory")
+                told = "the process that opened it came to an end, by a crash or for its memory"
+                fault = Fault("unreadable", f"{key}: {told}")
                 return [Facts(item[0], key, fault)]
 
     def _fresh(self, workers: int) -> ProcessPoolExecutor:

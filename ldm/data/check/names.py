@@ -13,7 +13,7 @@ class Names:
 
     def add(self, part: int, key: str) -> None:
         """Note the next."""
-        self._text += key.encode(errors="surrogateescape")
+        self._text += key.encode(errors="surrogatepass")
         self._ends.append(len(self._text))
         self._parts.append(part)
 
@@ -22,4 +22,4 @@ class Names:
 
     def __getitem__(self, number: int) -> tuple[int, str]:
         start = self._ends[number - 1] if number else 0
-        return self._parts[number], self._text[start : self._ends[number]].decode(errors="surrogateescape")
+        return self._parts[number], self._text[start : self._ends[number]].decode(errors="surrogatepass")

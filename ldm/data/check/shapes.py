@@ -42,7 +42,7 @@ class Shapes:
         return np.array(self._sides, np.int32).reshape(-1, 2)
 
     def buckets(self) -> dict[tuple[int, int], int]:
-        """How many pictures come to each (height, width), in the order of ``Buckets``; empty where no frame is known."""
+        """How many pictures come to each (height, width), in the order of ``Buckets``; empty without a frame."""
         if self.frame is None:
             return {}
         buckets = Buckets(self.frame)

@@ -1,0 +1,51 @@
+"""The commands about training data: ``ldm data check``. Only typer is imported here, as in ``ldm.cli``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Look at training data, before it costs a night of training.",
+)
+
+Place = Annotated[str, typer.Argument(metavar="SOURCE", help="folder, tars, table or hub name; or a CONFIG.yaml")]
+Resolution = Annotated[
+    list[int] | None, typer.Option("--resolution", help="side in pixels to train at: finds pictures too small for it")
+]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", "-b", help="finds buckets with fewer pictures")]
+TokenizerOf = Annotated[str | None, typer.Option("--model", "-m", help="whose tokenizer counts; default: CLIP's")]
+Near = Annotated[int, typer.Option("--near", metavar="BITS", help="of 64, in which near copies may differ: 0 to 6")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="processes that open pictures; default: one a processor")
+]
+Quarantine = Annotated[
+    Path | None, typer.Option("--quarantine", metavar="LIST", help="write what data.skip is to skip")
+]
+Html = Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="write a page with plots and small pictures")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write all that was found, for programs")]
+
+
+@data_app.command()
+def check(
+    source: Place,
+    resolution: Resolution = None,
+    batch_size: BatchSize = None,
+    model: TokenizerOf = None,
+    near: Near = 4,
+    workers: Workers = None,
+    quarantine: Quarantine = None,
+    html: Html = None,
+    json: Json = None,
+) -> None:
+    """Open every picture and caption, and list what is wrong. Exit code 1 when something is; deletes nothing."""
+    from ldm.check_command import Asked, check_source
+
+    sides = tuple(resolution or ())
+    wrong = check_source(Asked(source, sides, batch_size, model, near, workers, quarantine, html, json))
+    raise typer.Exit(1 if wrong else 0)

@@ -1,0 +1,206 @@
+"""Training that starts from a finished model: the same steps as diffusers makes, for every family; what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler  # type: ignore[attr-defined]
+from tiny_families import FACTOR, FAMILIES, Folders
+from torch import Tensor
+
+from ldm.config import validate
+from ldm.data.framing import Frame
+from ldm.data.samples import Batch
+from ldm.errors import UserError
+from ldm.training.diffusion_player import DiffusionPlayer
+from ldm.training.masks import draw_masks
+from ldm.training.settings import DiffusionRun
+from ldm.training.start import Start
+from ldm.training.tune_settings import MaskConfig
+from ldm.training.tuning import tuning_of
+from ldm.weights.model import load_model
+
+SIDE, COUNT = 32, 3
+PROMPTS = ["two", "a thick tall one slanted to the right", "four"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Folders:
+    return Folders(tmp_path_factory.mktemp("families"))
+
+
+def run_of(**changes: Any) -> DiffusionRun:
+    tree: dict[str, Any] = {
+        "task": "diffusion",
+        "output": "nowhere",
+        "model": "a place",
+        "data": {"source": "mnist"},
+        "train": {"steps": 1},
+        **changes,
+    }
+    return validate(tree, "here")
+
+
+def player_of(folder: Path, **changes: Any) -> DiffusionPlayer:
+    start = Start(load_model(folder), lambda: pytest.fail("nothing is saved"))
+    tuning = tuning_of(run_of(**changes), start)
+    return DiffusionPlayer(start.model, run_of(**changes), tuning.encoders()).train()
+
+
+def a_batch(seed: int = 0, *, dropped: bool = True) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (COUNT, 4, SIDE // FACTOR, SIDE // FACTOR)
+    return Batch(
+        index=torch.arange(COUNT),
+        images=torch.randint(0, 256, (COUNT, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8),
+        conditions=[*PROMPTS[:-1], None if dropped else PROMPTS[-1]],
+        captions=PROMPTS,
+        uniform=torch.tensor([0.1, 0.55, 0.93]),
+        codec_noise=torch.randn(shape, generator=generator),
+        noise=torch.randn(shape, generator=generator),
+        frames=[Frame((40 + k, 50), k, 3, SIDE, SIDE, False) for k in range(COUNT)],
+        keys=["a", "b", "c"],
+    )
+
+
+# ------------------------------------------------------------------- one step, by hand with diffusers
+
+
+def their_latents(pipe: Any, images: Tensor, batch: Batch | None = None) -> Tensor:
+    with torch.no_grad():
+        found = pipe.vae.encode(images).latent_dist
+    drawn = found.mean if batch is None else found.mean + found.std * batch.codec_noise
+    return drawn * pipe.vae.config.scaling_factor
+
+
+def their_text(pipe: Any, prompts: list[str | None]) -> tuple[Tensor, dict[str, Any]]:
+    """What the networks of diffusers read: states, and for SDXL the pooled vector; dropped ones are the empty prompt,
+    or zeros where the pipeline says so."""
+    words = [prompt or "" for prompt in prompts]
+    if not hasattr(pipe, "text_encoder_2"):
+        ids = pipe.tokenizer(words, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return pipe.text_encoder(ids)[0], {}
+    states, _, pooled, _ = pipe.encode_prompt(words, do_classifier_free_guidance=False)
+    if pipe.config.force_zeros_for_empty_prompt:
+        kept = torch.tensor([float(prompt is not None) for prompt in prompts])
+        states, pooled = states * kept[:, None, None], pooled * kept[:, None]
+    return states, {"text_embeds": pooled}
+
+
+def their_loss(pipe: Any, batch: Batch, masks: Tensor | None) -> Tensor:
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    images = batch.images.float() / 127.5 - 1
+    latents = their_latents(pipe, images, batch)
+    t = (batch.uniform * scheduler.config.num_train_timesteps).long()
+    noisy = scheduler.add_noise(latents, batch.noise, t)
+    states, added = their_text(pipe, batch.conditions)  # type: ignore[arg-type]
+    if added:
+        frames = [(*f.original, f.top, f.left, f.height, f.width) for f in batch.frames]
+        added["time_ids"] = torch.tensor(frames).float()
+    if masks is not None:
+        small = F.interpolate(masks, size=latents.shape[-2:])
+        noisy = torch.cat([noisy, small, their_latents(pipe, images * (masks < 0.5))], dim=1)
+    output = pipe.unet(noisy, t, states, added_cond_kwargs=added or None).sample
+    is_v = scheduler.config.prediction_type == "v_prediction"
+    wanted = scheduler.get_velocity(latents, batch.noise, t) if is_v else batch.noise
+    return F.mse_loss(output, wanted)
+
+
+def gradients(module: Any) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert sum(value.abs().sum() for value in wanted.values()) > 1
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda told, n=name: f"{n}: {told}")
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "lcm"])
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_a_step_has_the_gradients_of_diffusers(family, text_encoder, folders):
+    batch = a_batch()
+    player = player_of(folders.folder(family), tune={"kind": "full", "text_encoder": text_encoder})
+    found = player(batch, 0)
+    found.loss.backward()
+    pipe = folders.theirs(family)
+    encoders = [pipe.text_encoder, getattr(pipe, "text_encoder_2", None)]
+    for module in (pipe.unet, *encoders):
+        if module is not None:
+            module.requires_grad_(module is pipe.unet or text_encoder).zero_grad()
+    masks = draw_masks(batch.index, 0, (SIDE, SIDE), MaskConfig()) if "inpaint" in family else None
+    loss = their_loss(pipe, batch, masks)
+    loss.backward()
+    assert found.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert_same(gradients(player.net), gradients(pipe.unet))
+    for ours, theirs in zip(player.encoders, encoders, strict=False):
+        assert_same(gradients(ours.encoder), gradients(theirs))
+    assert bool(player.encoders) == text_encoder
+
+
+def test_cached_moments_and_contexts_give_the_same_step(folders):
+    player = player_of(folders.folder("sdxl"))
+    batch = a_batch()
+    wanted = player(batch, 0).loss
+    moments = player.codec.encode(batch.images.float() / 127.5 - 1)
+    context = player.conditioner.encode(batch.conditions)
+    kept = Batch(**{**vars(batch), "images": moments, "context": context, "conditions": ["nothing reads this"] * COUNT})
+    assert torch.equal(player(kept, 0).loss, wanted)
+
+
+def test_offset_noise_moves_whole_channels(folders):
+    batch = a_batch()
+    plain, moved = (player_of(folders.folder("sd1"), offset_noise=s)._noise(batch) for s in (0.0, 0.25))
+    assert torch.equal(plain, batch.noise)
+    offsets = moved - plain
+    torch.testing.assert_close(offsets, offsets[:, :, :1, :1].expand_as(offsets), atol=1e-6, rtol=0)
+    many = torch.arange(5000)
+    many_batch = Batch(**{**vars(batch), "index": many, "noise": torch.zeros(5000, 4, 1, 1)})
+    drawn = player_of(folders.folder("sd1"), offset_noise=0.25)._noise(many_batch)
+    assert drawn.std() == pytest.approx(0.25, rel=0.03)
+    # a sample's own, whatever batch it is in
+    one = Batch(**{**vars(batch), "index": many[7:8], "noise": torch.zeros(1, 4, 1, 1)})
+    assert torch.equal(player_of(folders.folder("sd1"), offset_noise=0.25)._noise(one), drawn[7:8])
+
+
+def test_prior_pictures_weigh_as_they_are_told(folders):
+    """Loss = mean over the member's pictures + weight * mean over those of the class (diffusers' train_dreambooth)."""
+    batch = a_batch()
+    parts = {key: value[:2] if isinstance(value, Tensor | list) else value for key, value in vars(batch).items()}
+    batch = Batch(**{**parts, "keys": ["mine.png", "class picture 0.png"]})
+    player = player_of(folders.folder("sd1"), prior={"generate": {"prompt": "a two"}, "weight": 0.3})
+    losses, _ = player.losses(batch)
+    found = player(batch, 0)
+    assert found.loss.item() == pytest.approx((losses[0] + 0.3 * losses[1]).item(), rel=1e-6)
+    assert found.parts["loss"][0] == losses[0]
+    assert found.parts["loss_prior"][0] == losses[1]
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"toy": {}}, "exactly one of `unet`, `toy` and `model`"),
+        ({"process": {}}, "process comes from `model`, whose network knows no other"),
+        ({"codec": {"kind": "pixel"}}, "codec comes from `model`"),
+        ({"condition": {"kind": "none"}}, "condition.kind should be `model`"),
+        ({"loading": {"live": True}}, "loading.live is for drawing"),
+        ({"frozen_dtype": "bf16"}, "frozen_dtype bf16 needs train.mixed_precision bf16"),
+        ({"tune": {"kind": "full", "text_learning_rate": 1e-6}}, "does nothing while text_encoder is false"),
+        ({"prior": {}}, "exactly one of `data` and `generate`"),
+        ({"validation": {}}, "validation has nothing to do"),
+        ({"masks": {"rectangles": 0, "strokes": 0, "whole": 0, "border": 0}}, "must be more than 0"),
+        ({"model": None, "toy": {"in_channels": 1}, "tune": {"kind": "lora"}}, "tune is for runs that start from"),
+        ({"model": None, "toy": {"in_channels": 1}, "condition": {"kind": "model"}}, "for runs that start from one"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes, said):
+    with pytest.raises(UserError, match=said):
+        run_of(**changes)
