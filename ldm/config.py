@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ldm.data.guess import guess
 from ldm.errors import UserError
 from ldm.schema import explain_all
-from ldm.training.settings import AnyRun, ClipRun, DiffusionRun, VAERun
+from ldm.training.kinds import AnyRun, Run
 
 _YAML = "tag:yaml.org,2002:"
 _DISCRIMINATORS = ("task", "kind", "source")  # keys that tell the members of a union apart
@@ -86,7 +87,7 @@ def parse_yaml(text: str, place: str) -> Any:
             loader.dispose()
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> DiffusionRun | VAERun | ClipRun:
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Run:
     """Read a training configuration.
 
     Args:
@@ -111,6 +112,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> DiffusionRun | VAE
 def validate(tree: dict[str, Any], place: str, kinds: Any = AnyRun) -> Any:
     """Turn a tree of plain data into settings of one of ``kinds``; see :func:`load_config`."""
     adapter: TypeAdapter[Any] = TypeAdapter(kinds)
+    tree = _with_sources(tree, place)
     try:
         # By way of JSON, whose strict rules take a list for a tuple and text for a path, and turn nothing else:
         # '20' is no number, 1 no truth and 2.0 no count.
@@ -121,6 +123,21 @@ def validate(tree: dict[str, Any], place: str, kinds: Any = AnyRun) -> Any:
         raise UserError(f"{place}: {len(lines)} {plural}\n" + "\n".join(f"  {line}" for line in lines)) from error
     except TypeError as error:
         raise UserError(f"{place} holds more than text, numbers, lists and groups of keys: {error}") from error
+
+
+def _with_sources(node: Any, place: str) -> Any:
+    """The tree with settings in place of every source of data that is named by its place alone: ``data: FOLDER``."""
+    if isinstance(node, list):
+        return [_with_sources(item, place) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _with_sources(value, place) for key, value in node.items()}
+    if isinstance(node.get("data"), str):
+        try:
+            found["data"] = guess(node["data"]).model_dump(mode="json")
+        except UserError as error:
+            raise UserError(f"{place}: data: {error}") from error
+    return found
 
 
 def dump_config(settings: BaseModel) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 data_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,7 +26,7 @@ Workers = Annotated[
     int | None, typer.Option("--workers", help="processes that open pictures; default: one a processor")
 ]
 Quarantine = Annotated[
-    Path | None, typer.Option("--quarantine", metavar="LIST", help="write what data.skip is to skip")
+    Path | None, typer.Option("--quarantine", metavar="LIST", help="write what to leave out, for data.skip")
 ]
 Html = Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="write a page with plots and small pictures")]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write all that was found, for programs")]

@@ -177,7 +177,7 @@ def test_all_mistakes_are_told_at_once():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"task": "difusion"}, "task: should be one of 'diffusion', 'vae', 'clip', got 'difusion'; did you mean"),
+        ({"task": "difusion"}, "task: should be one of 'diffusion', 'vae', 'clip', 'lcm', got 'difusion'; did you mean"),
         ({"train__mixed_precision": "fp32"}, "train.mixed_precision: should be 'no', 'bf16' or 'fp16', got 'fp32'"),
         ({"train__lr_schedule": "cosin"}, "got 'cosin'; did you mean 'cosine'?"),
         ({"train__batch_size": 0}, "train.batch_size: should be greater than or equal to 1, got 0"),
@@ -209,8 +209,8 @@ def test_wrong_values_are_answered_with_the_right_ones(changes, said):
         ("train__steps", 1e5),
         ("train__learning_rate", "0.1"),
         ("train__learning_rate", True),
-        ("train__tensorboard", 1),
-        ("train__tensorboard", "off"),
+        ("train__compile", 1),
+        ("train__compile", "off"),
         ("output", 12),
         ("sample__sampler", 5),
     ],

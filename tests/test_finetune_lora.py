@@ -84,11 +84,11 @@ def test_gradients_are_those_of_peft_on_diffusers_unet(folders):
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_diffusers_and_we_draw_the_same_with_either_file(family, folders, tmp_path):
+@pytest.mark.parametrize(("family", "text_encoder"), [("sd1", False), ("sd1", True), ("sdxl", False), ("sdxl", True)])
+def test_diffusers_and_we_draw_the_same_with_either_file(family, text_encoder, folders, tmp_path):
     """A checkpoint in both namings, in diffusers, merged by us, and as it is trained: one picture."""
     folder, out = folders.folder(family), tmp_path / "checkpoint"
-    player = trained(folder, out, targets="conv", text_encoder=True)
+    player = trained(folder, out, targets="conv", text_encoder=text_encoder)
     ours = ldm.load(folder, device="cpu", dtype="fp32", loras=[(out / PEFT_FILE, 1.0)])
     wanted = drawn_by_us(ours, "ddim")
     assert not torch.allclose(wanted, drawn_by_us(folders.ours(family), "ddim"), atol=0.02)
@@ -98,7 +98,8 @@ def test_diffusers_and_we_draw_the_same_with_either_file(family, folders, tmp_pa
     live.model = player.model(load_model(folder), {})
     live.denoiser = type(live.denoiser)(live.model.net, live.denoiser.process, live.model.prediction)
     torch.testing.assert_close(drawn_by_us(live, "ddim"), wanted, atol=2e-4, rtol=0)
-    for name in (PEFT_FILE, "zork.kohya.safetensors"):
+    # diffusers 0.42 does not find kohya's text encoders among the names of transformers 5
+    for name in (PEFT_FILE,) if text_encoder else (PEFT_FILE, "zork.kohya.safetensors"):
         pipe = opened(folder)
         pipe.load_lora_weights(out, weight_name=name)
         torch.testing.assert_close(drawn_by_diffusers(pipe, "ddim"), wanted, atol=1e-3, rtol=0)
@@ -168,19 +169,20 @@ def test_a_lora_that_is_taken_out_leaves_the_model_as_it_was(folders, tmp_path):
 
 def test_a_base_in_half_precision_trains_a_lora_in_full(folders):
     """Under bf16 autocast, a base kept in bf16 gives nearly the gradients of one that is cast there anyway."""
+    settings = {"tune": {"kind": "lora", "targets": "all-linear"}, "train": {"steps": 1, "mixed_precision": "bf16"}}
+    players = [player_of(folders.folder("sd2"), frozen_dtype=dtype, **settings) for dtype in ("fp32", "bf16")]
+    added = [{n: p for n, p in player.named_parameters() if p.requires_grad} for player in players]
+    for name, parameter in added[0].items():
+        added[1][name].data.copy_(parameter.data)
     found = []
-    for dtype in ("fp32", "bf16"):
-        torch.manual_seed(0)
-        tune = {"kind": "lora", "targets": "all-linear"}
-        settings = {"frozen_dtype": dtype, "train": {"steps": 1, "mixed_precision": "bf16"}}
-        player = player_of(folders.folder("sd2"), tune=tune, **settings)
+    for player in players:
         with torch.autocast("cpu", torch.bfloat16):
             loss = player(a_batch(), 0).loss
         loss.backward()
-        found.append((player, loss.item(), gradients(player.net)))
-    (_, loss, wanted), (half, half_loss, got) = found
+        found.append((loss.item(), gradients(player.net)))
+    (loss, wanted), (half_loss, got) = found
     assert half_loss == pytest.approx(loss, rel=0.01)
-    assert half.net.conv_in.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
+    assert players[1].net.conv_in.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
     assert all(value.dtype == torch.float32 for value in got.values())
     difference = sum((got[name] - value).square().sum() for name, value in wanted.items())
     assert difference < 0.02 * sum(value.square().sum() for value in wanted.values())

@@ -179,7 +179,7 @@ def leave(folder: Path, free: int) -> Path:
 def test_a_full_disk_spoils_nothing(kind, most, small_disk, tmp_path, capsys):
     """Whatever is being written when the disk is full: the message, the old checkpoint, and going on later."""
     run = small_disk / "run"
-    changes = {"train__tensorboard": True}
+    changes = {"train__trackers": ["tensorboard"]}
     trained(kind, run, train__steps=2, **changes)
     before = {file: file.read_bytes() for file in (run / "checkpoints").rglob("*") if file.is_file()}
     file = config_file(kind, tmp_path / "run.yaml", run, train__steps=4, **changes)

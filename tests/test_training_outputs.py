@@ -14,7 +14,7 @@ from tiny_runs import command, config, config_file, trained
 from ldm.config import load_config, validate
 from ldm.training.journal import Journal, read_log
 
-SETTINGS = {"train__tensorboard": True, "train__sample_every": 2, "train__log_every": 2, "train__steps": 5}
+SETTINGS = {"train__trackers": ["tensorboard"], "train__sample_every": 2, "train__log_every": 2, "train__steps": 5}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_the_log_is_json_line_by_line_with_the_loss_by_quarter_of_the_time(run):
 
 
 def test_tensorboard_reads_what_the_log_says(run):
-    events = EventAccumulator(str(run / "tensorboard"))
+    events = EventAccumulator(str(run / "tensorboard" / "ldm"))
     events.Reload()
     records = read_log(run / "log.jsonl")
     assert set(events.Tags()["scalars"]) == {name for record in records for name in record} - {"step"}
@@ -46,10 +46,10 @@ def test_tensorboard_reads_what_the_log_says(run):
 
 
 def test_tensorboard_goes_on_where_the_run_does(tmp_path):
-    settings = {"train__tensorboard": True}
+    settings = {"train__trackers": ["tensorboard"]}
     trained("toy", tmp_path / "run", train__steps=2, **settings)
     trained("toy", tmp_path / "run", train__steps=4, resume=True, **settings)
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "ldm"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
 
@@ -104,12 +104,12 @@ def test_the_provenance_tells_of_the_training_and_not_of_the_disk(run):
 
 
 def test_a_journal_drops_what_will_be_done_again(tmp_path):
-    first = Journal(tmp_path, 0, tensorboard=False)
+    first = Journal(tmp_path, 0)
     for step in (1, 2, 3):
         first.write({"step": step, "loss": 0.5 * step})
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 4, "lo')  # killed while writing
-    again = Journal(tmp_path, 2, tensorboard=False)
+    again = Journal(tmp_path, 2)
     again.write({"step": 3, "loss": 9.0})
     assert read_log(tmp_path / "log.jsonl") == [
         {"step": 1, "loss": 0.5},

@@ -87,7 +87,7 @@ def test_a_run_with_a_constant_rate_can_be_prolonged_and_moved(tmp_path):
     whole = trained("label", tmp_path / "whole")
     trained("label", tmp_path / "short", train__steps=3)
     (tmp_path / "short").rename(tmp_path / "moved")
-    free = {"train__workers": 1, "train__log_every": 4, "train__tensorboard": True, "sample__count": 2}
+    free = {"train__workers": 1, "train__log_every": 4, "train__trackers": ["tensorboard"], "sample__count": 2}
     assert differences(whole, trained("label", tmp_path / "moved", resume=True, **free)) == []
 
 

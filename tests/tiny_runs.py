@@ -63,7 +63,7 @@ _SAMPLE = {"sampler": "ddim", "steps": 2, "count": 4, "columns": 2}
 _CONFIGS: dict[str, dict[str, Any]] = {
     "label": {
         "task": "diffusion",
-        "data": {},
+        "data": {"source": "mnist"},
         "unet": {**_UNET, "in_channels": 1, "out_channels": 1, "cross_attention_dim": 8},
         "condition": {"kind": "label", "classes": 10, "drop": 0.25},
         "sample": {**_SAMPLE, "conditions": [3, 8], "guidance": 2.0},
@@ -71,7 +71,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     },
     "toy": {
         "task": "diffusion",
-        "data": {},
+        "data": {"source": "mnist"},
         "toy": {"in_channels": 1},
         "process": {"kind": "flow", "noise": "uniform"},
         "prediction": "x0",
@@ -80,7 +80,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     },
     "vae": {
         "task": "vae",
-        "data": {"size": 32},
+        "data": {"source": "mnist", "size": 32},
         "vae": {
             "in_channels": 1,
             "out_channels": 1,
@@ -96,7 +96,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     },
     "clip": {
         "task": "clip",
-        "data": {"size": 32, "captions": True},
+        "data": {"source": "mnist", "size": 32, "captions": True},
         "text": {
             "vocab_size": 560,
             "hidden_size": 16,
@@ -117,7 +117,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     },
     "latent": {  # needs codec.path and condition.path
         "task": "diffusion",
-        "data": {"size": 32, "captions": True},
+        "data": {"source": "mnist", "size": 32, "captions": True},
         "unet": {**_UNET, "in_channels": 4, "out_channels": 4, "sample_size": 8, "cross_attention_dim": 16},
         "codec": {"kind": "vae"},
         "condition": {"kind": "text", "drop": 0.25},
@@ -183,8 +183,9 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
-    """The log, without the one quantity that depends on the clock."""
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in read_log(run / "log.jsonl")]
+    """The log, without the quantities that depend on the clock."""
+    clock = ("images_per_second", "data_wait")
+    return [{k: v for k, v in record.items() if k not in clock} for record in read_log(run / "log.jsonl")]
 
 
 def judge_file(path: Path) -> Path:

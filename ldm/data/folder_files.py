@@ -86,7 +86,7 @@ class FolderFiles:
         if not kinds:
             return "found no file"
         parts = []
-        for kind, names in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        for kind, names in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
             more = ", ..." if len(names) > _SHOWN else ""
             parts.append(f"{len(names):,} with {kind} ({', '.join(map(printable, names[:_SHOWN]))}{more})")
         return f"found {'; '.join(parts)}"

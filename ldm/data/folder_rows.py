@@ -99,9 +99,7 @@ def _guess_layout(files: FolderFiles, pictures: Sequence[str], config: FolderCon
         return "classes"
     if not pictures:
         looked = f"pictures (.png, .jpg, .webp, ...) or {', '.join(METADATA[:-1])} or {METADATA[-1]}"
-        raise UserError(
-            f"{files.root} and the folders in it hold none of what was looked for, {looked}: {files.told()}"
-        )
+        raise UserError(f"{files.root} and folders in it hold none of what was looked for, {looked}: {files.told()}")
     return "plain"
 
 
@@ -115,9 +113,8 @@ def _refuse_splits(files: FolderFiles, pictures: Sequence[str]) -> None:
     if len(folders) > 1 and {folder.lower() for folder in folders} <= _SPLITS:
         names = sorted(folders)
         first = next((name for name in names if name.lower().startswith("train")), names[0])
-        raise UserError(
-            f"{files.root} holds the splits {', '.join(names)}: give one as path, such as {files.root / first}"
-        )
+        told = f"give one of them as path, such as {files.root / first}"
+        raise UserError(f"{files.root} holds the splits {', '.join(names)}: {told}")
 
 
 # ------------------------------------------------------------------------------------- captions beside pictures
@@ -159,9 +156,7 @@ def _kohya(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) ->
     parts = {folder: _KOHYA.fullmatch(folder) for folder in folders}
     if not any(parts.values()):
         there = ", ".join(printable(folder) or "(none)" for folder in folders[:5])
-        raise UserError(
-            f"no folder in {files.root} is named as 10_name; folders with pictures: {there}; {files.told()}"
-        )
+        raise UserError(f"no folder in {files.root} is named as 10_name (with pictures: {there}); {files.told()}")
     times, names = defaultdict(lambda: 1), defaultdict(str)
     for folder, match in parts.items():
         if match:
@@ -210,9 +205,9 @@ def _metadata(files: FolderFiles, pictures: Sequence[str], config: FolderConfig)
     entries = read_metadata(files, columns, config.label_column)
     rows, labels = [], []
     for entry in entries:
-        row = Row(entry.key, entry.path, entry.captions, entry.where, fault=entry.fault)
-        if columns and not entry.captions and not entry.fault:
-            row = row._replace(fault=f"{entry.where}: no {' or '.join(columns)} for {entry.key}")
+        captions = entry.captions or ((None,) if columns else ())
+        where = f"{entry.where}: {' or '.join(columns)}"
+        row = Row(entry.key, entry.path, captions, where, fault=entry.fault)
         rows.append(row)
         labels.append(entry.label)
     used = {row.path for row in rows}
@@ -221,7 +216,9 @@ def _metadata(files: FolderFiles, pictures: Sequence[str], config: FolderConfig)
         return Found("metadata", rows, bool(columns), orphans=lone)
     numbered = number_labels(labels, config.classes)
     for i, (row, number) in enumerate(zip(rows, numbered.numbers, strict=True)):
-        fault = row.fault or (None if number is not None else f"{row.where}: {config.label_column} {numbered.fault(i)}")
+        fault = row.fault or (
+            None if number is not None else f"{entries[i].where}: {config.label_column} {numbered.fault(i)}"
+        )
         rows[i] = row._replace(label=number, fault=fault)
     return Found("metadata", rows, bool(columns), numbered.names, numbered.count, lone)
 

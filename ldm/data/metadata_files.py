@@ -111,7 +111,8 @@ def _joined(one: Entry, other: Entry) -> Entry:
     fault = one.fault or other.fault
     if one.label != other.label:
         fault = fault or f"{other.where} gives {one.key} the class {other.label!r}, and {one.where} {one.label!r}"
-    return replace(one, captions=one.captions + other.captions, fault=fault)
+    where = f"{one.where} and {other.where}"
+    return replace(one, captions=one.captions + other.captions, where=where, fault=fault)
 
 
 def _jsonl(path: Path) -> Iterator[Line]:

@@ -81,9 +81,7 @@ def _matching_remote(url: str, ending: str) -> list[str]:
     pattern = path if glob.has_magic(url) else f"{path.rstrip('/')}/*{ending}"
     found = sorted(str(one) for one in system.glob(pattern))
     if not found:
-        raise UserError(
-            f"{url}: found no {ending} files; where files cannot be listed, name them, as with {{000..123}}"
-        )
+        raise UserError(f"{url}: found no {ending} files; where they cannot be listed, name them, as with {{000..123}}")
     return [system.unstrip_protocol(one) for one in found]
 
 

@@ -7,20 +7,85 @@ its settings in ``SourceConfig``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
 
 from ldm.data.example import Source
+from ldm.data.folder import FolderConfig, FolderSource
+from ldm.data.mixture import Mixture
 from ldm.data.mnist import MnistConfig, MnistSource
-from ldm.errors import choose
+from ldm.data.streamed_table import StreamedTableConfig
+from ldm.data.table import HubConfig, HubSource, ParquetConfig, ParquetSource
+from ldm.data.webdataset import WebDatasetConfig, WebDatasetSource
+from ldm.errors import UserError, choose
+from ldm.schema import Settings
 
-SOURCES: dict[str, Callable[[Any], Source]] = {"mnist": MnistSource}
 
-# With a second source: Annotated[MnistConfig | MineConfig, Field(discriminator="source")]
-SourceConfig = MnistConfig
+class MixedSource(Settings):
+    """One of the sources of a mixture.
+
+    Attributes:
+        data: its settings.
+        weight: its share of the samples, in proportion to the others' weights; without weights, every picture of
+            every source comes equally often.
+    """
+
+    data: SourceConfig
+    weight: float | None = Field(default=None, gt=0)
 
 
-def open_source(config: SourceConfig) -> Source:
-    """Open the source that the settings describe.
+class MixConfig(Settings):
+    """Several sources as one.
+
+    Attributes:
+        sources: at least two.
+        skip_bad: so many examples that cannot be used are replaced by others; one more, and training stops.
+    """
+
+    source: Literal["mix"]
+    sources: tuple[MixedSource, ...] = Field(min_length=2)
+    skip_bad: int = Field(default=0, ge=0)
+
+    @field_validator("sources")
+    @classmethod
+    def _check(cls, sources: tuple[MixedSource, ...]) -> tuple[MixedSource, ...]:
+        if len({source.weight is None for source in sources}) > 1:
+            raise UserError("some sources have a weight and some have none: give it to all of them or to none")
+        return sources
+
+
+SourceConfig = Annotated[
+    MnistConfig | FolderConfig | ParquetConfig | HubConfig | WebDatasetConfig | StreamedTableConfig | MixConfig,
+    Field(discriminator="source"),
+]
+MixedSource.model_rebuild()
+
+
+def _mixed(config: MixConfig) -> Mixture:
+    parts = [open_source(each.data) for each in config.sources]
+    return Mixture(parts, [each.weight or len(part) for each, part in zip(config.sources, parts, strict=True)])
+
+
+def _streamed(config: StreamedTableConfig) -> Source:
+    from ldm.data.streamed_table import StreamedTableSource
+
+    return StreamedTableSource(config)
+
+
+SOURCES: dict[str, Callable[[Any], Source]] = {
+    "mnist": MnistSource,
+    "folder": FolderSource,
+    "parquet": ParquetSource,
+    "hub": HubSource,
+    "webdataset": WebDatasetSource,
+    "stream": _streamed,
+    "mix": _mixed,
+}
+
+
+def open_source(config: Any) -> Source:
+    """Open the source that the settings, one of ``SourceConfig``, describe.
 
     Raises:
         UserError: its files or the package that carries them are missing or damaged.

@@ -1,8 +1,8 @@
 """Tar files of samples: consecutive members whose names are alike up to the first dot are one sample.
 
-Python's own ``tarfile`` reads them. ``datasets`` streams tars too, but it takes every member, used or not, through Arrow,
-cannot pass over samples without reading them, and ends at the first tar whose samples differ in their members, without
-naming it. ``benchmarks/streaming.py`` has both side by side.
+Python's own ``tarfile`` reads them. ``datasets`` streams tars too, but it takes every member, used or not, through
+Arrow, cannot pass over samples without reading them, and ends at the first tar whose samples differ in their members,
+without naming it. ``benchmarks/streaming.py`` has both side by side.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _next_member(found: Iterator[tarfile.TarInfo]) -> tarfile.TarInfo | tarfile.
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     # A name that is no UTF-8 has to go into lists and logs that are.
-    tar = tarfile.TarFile(fileobj=file, mode="r", tarinfo=_Member, errors="backslashreplace")
+    tar: Any = tarfile.TarFile(fileobj=file, mode="r", tarinfo=_Member, errors="backslashreplace")
     while (member := tar.next()) is not None:
         tar.members.clear()  # it would keep all of them
         yield member

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from ldm.errors import IdleError, UserError
 from ldm.schema import Settings
-from ldm.training.settings import RunSettings
+from ldm.training.settings import DiffusionRun, RunSettings
 from ldm.training.tune_settings import FullTune, LoraTune
+from ldm.weights.opening import Loading
 
 Guidance = float | tuple[float, float]
 TOLD: Guidance = (5.0, 15.0)  # students that are told their guidance, and those that are not
@@ -43,6 +44,7 @@ class LcmRun(RunSettings):
 
     Attributes:
         teacher: a model that draws, as ``ldm generate --model`` takes it.
+        loading: which of its weights, as arguments of ``ldm.load``.
         tune: every weight of a copy of the teacher, or a LoRA.
         guidance: scale of the teacher's guidance; 1 is none. Two numbers: drawn between them for every sample, and told
             to the student. One number: the student learns that one, and is told nothing. By default 5 to 15; 7.5 for a
@@ -55,6 +57,7 @@ class LcmRun(RunSettings):
 
     task: Literal["lcm"]
     teacher: str = Field(min_length=1)
+    loading: Loading = Loading()
     tune: Annotated[FullTune | LoraTune, Field(discriminator="kind")] = FullTune()
     guidance: Guidance | None = None
     guidance_waves: int = Field(default=256, ge=4, multiple_of=2)
@@ -74,3 +77,8 @@ class LcmRun(RunSettings):
         if self.sample.guidance is not None and not told and not (self.guidance is None and self.tune.kind == "full"):
             raise IdleError("sample.guidance", "sample.guidance is for students that are told it, from a range of it")
         return self
+
+    def of_teacher(self) -> DiffusionRun:
+        """The run that would train the teacher itself on these data: what it starts from and keeps serves both."""
+        shared = {name: getattr(self, name) for name in RunSettings.model_fields}
+        return DiffusionRun(task="diffusion", model=self.teacher, loading=self.loading, **shared)

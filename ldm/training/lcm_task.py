@@ -9,28 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.batch import follows_scale
-from ldm.codec import VAECodec
-from ldm.conditioner import LabelConditioner, NoConditioner
-from ldm.data.example import Source
+from ldm.codec import Codec, VAECodec
+from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner
 from ldm.data.samples import TrainingSamples
 from ldm.data.sources import open_source
 from ldm.diffusion.consistency import TIMESTEP_SCALING
 from ldm.errors import UserError
 from ldm.images import save_grid
 from ldm.models.unet import UNet
-from ldm.pipeline import Pipeline
 from ldm.text_conditioner import TextConditioner
+from ldm.training.drawn import draw_pictures, share_of
 from ldm.training.lcm_player import StudentPlayer, chain_of
 from ldm.training.lcm_settings import LEARNED, TOLD, Guidance, LcmRun
 from ldm.training.lora_training import add_lora, lora_of, write_lora
-from ldm.training.start import condition_of
+from ldm.training.start import condition_of, start_of
 from ldm.training.tune_settings import LoraTune
 from ldm.weights.files import read_json, write_json
-from ldm.weights.hub import looks_like_name
 from ldm.weights.lora import merge_loras
 from ldm.weights.model import Model, save_model
-from ldm.weights.opening import Loading, open_model
 from ldm.weights.parts import INDEX, SCHEDULER_CONFIG
 
 _GRID = 50  # the sampler `lcm`, here and in diffusers, asks at times of so many steps
@@ -43,8 +39,11 @@ class LcmTask:
     def __init__(self, run: LcmRun, device: torch.device) -> None:
         self.run, self.device = run, device
         source = open_source(run.data)
-        self.teacher = _teacher_of(run, source, device)
+        self._start = start_of(run.of_teacher(), source)
+        self.teacher = self._start.model
+        _check_teacher(run, self.teacher)
         self.guidance = _guidance_of(run, self.teacher)
+        _freeze(self.teacher, device)
         self.samples = TrainingSamples(
             source,
             run.seed,
@@ -56,7 +55,7 @@ class LcmTask:
             space=(self.teacher.codec.channels, self.teacher.codec.factor),
         )
         self.player = StudentPlayer(self._student(), self.teacher, run, self.guidance)
-        self.players = {"net": self.player}
+        self.players: dict[str, nn.Module] = {"net": self.player}
 
     def _student(self) -> nn.Module:
         """What is trained; it begins as the teacher, whatever guidance it is told."""
@@ -96,14 +95,15 @@ class LcmTask:
         guidance.
         """
         assert isinstance(averaged, StudentPlayer)
-        net = averaged.net
-        if isinstance(self.run.tune, LoraTune):
+        net, tune = averaged.net, self.run.tune
+        # what is not trained is written as it was read, to the bit
+        codec, conditioner = self._start.parts()
+        if isinstance(tune, LoraTune):
             lora = lora_of({"unet": net}, "lcm")
             net = copy.deepcopy(self.teacher.net)
             merge_loras({"unet": net}, [(lora, 1.0)])
-        model = self._model(net, _without_teacher(provenance))
-        save_model(model, folder)
-        if isinstance(self.run.tune, LoraTune):
+        save_model(self._model(net, codec, conditioner, _without_places(provenance)), folder)
+        if isinstance(tune, LoraTune):
             write_lora(folder, lora)
         scheduler = folder / "scheduler" / SCHEDULER_CONFIG
         write_json(scheduler, {**read_json(scheduler), **_SCHEDULER})
@@ -112,16 +112,12 @@ class LcmTask:
             index["_class_name"] = "LatentConsistencyModelPipeline"
         write_json(folder / INDEX, index)
 
-    def _model(self, net: nn.Module, provenance: dict[str, Any]) -> Model:
-        teacher, conditioner = self.teacher, self.teacher.conditioner
-        if isinstance(conditioner, TextConditioner):
-            # Apart from training's, which remembers contexts as autocast computed them.
-            conditioner = TextConditioner(*conditioner.towers, zero_for_none=conditioner.zero_for_none)
+    def _model(self, net: nn.Module, codec: Codec, conditioner: Conditioner, provenance: dict[str, Any]) -> Model:
         return Model(
             net=net,
-            process=teacher.process,
-            prediction=teacher.prediction,
-            codec=teacher.codec,
+            process=self.teacher.process,
+            prediction=self.teacher.prediction,
+            codec=codec,
             conditioner=conditioner,
             size=self.samples.size,
             defaults={"sampler": "lcm", "steps": self.run.sample.steps, "guidance": self._usual_guidance()},
@@ -137,13 +133,14 @@ class LcmTask:
 
     def draw(self, averaged: nn.Module, rank: int, processes: int) -> list[Tensor]:
         assert isinstance(averaged, StudentPlayer)
-        sample, numbers = self.run.sample, range(rank, self.run.sample.count, processes)
-        if not numbers:
-            return []
-        conditions = sample.conditions or (None,)
-        wanted = [conditions[k % len(conditions)] for k in numbers]
-        pipeline = Pipeline(self._model(averaged.net, {}), self.device, torch.float32)
-        return [*pipeline.generate(wanted, [self.run.seed + k for k in numbers], batch_size=len(numbers))]
+        sample, conditioner = self.run.sample, self.teacher.conditioner
+        numbers = share_of(sample.count, rank, processes)
+        wanted = [sample.conditions[k % len(sample.conditions)] if sample.conditions else None for k in numbers]
+        if isinstance(conditioner, TextConditioner):
+            # Apart from training's, which remembers contexts as autocast computed them.
+            conditioner = TextConditioner(*conditioner.towers, zero_for_none=conditioner.zero_for_none)
+        model = self._model(averaged.net, self.teacher.codec, conditioner, {})
+        return draw_pictures(model, self.device, wanted, [self.run.seed + k for k in numbers])
 
     def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
         save_grid(torch.stack(pictures), path, self.run.sample.columns, scale=2)
@@ -153,19 +150,15 @@ class LcmTask:
 # --------------------------------------------------------------------------------- the teacher
 
 
-def _teacher_of(run: LcmRun, source: Source, device: torch.device) -> Model:
-    """The teacher, frozen and in float32.
-
-    Raises:
-        UserError: there is none, or none that can be distilled with these data and settings.
-    """
-    model = open_model(run.teacher, Loading(), torch.float32)
+def _check_teacher(run: LcmRun, model: Model) -> None:
+    """Refuse models that cannot be distilled so."""
     if model.inpaints:
         raise UserError(f"teacher {run.teacher} is an inpainting model, and only models that draw all can be distilled")
-    if follows_scale(model):
-        raise UserError(f"teacher {run.teacher} is distilled already: it reads the scale of its guidance")
     _check_steps(run.solver_steps, chain_of(model.process.build()).num_train_timesteps)
-    _check_data(model, source)
+
+
+def _freeze(model: Model, device: torch.device) -> None:
+    """Bring all parts to the device, in float32; they stay as they are."""
     parts: list[nn.Module] = [model.net]
     if isinstance(model.codec, VAECodec):
         parts.append(model.codec.vae)
@@ -174,8 +167,7 @@ def _teacher_of(run: LcmRun, source: Source, device: torch.device) -> Model:
     if isinstance(model.conditioner, TextConditioner):
         parts += [tower.encoder for tower in model.conditioner.towers]
     for part in parts:
-        part.to(device).eval().requires_grad_(False)
-    return model
+        part.to(device, torch.float32).eval().requires_grad_(False)
 
 
 def _check_steps(steps: int, length: int) -> None:
@@ -184,21 +176,6 @@ def _check_steps(steps: int, length: int) -> None:
     fitting = [k * asked for k in range(1, length // asked + 1) if (length // asked) % k == 0]
     if steps not in fitting:
         raise UserError(f"solver_steps should be one of {', '.join(map(str, fitting))}, got {steps}")
-
-
-def _check_data(model: Model, source: Source) -> None:
-    """Refuse pictures that the teacher does not draw, and data without what it reads."""
-    conditioner, colours = model.conditioner, model.codec.colours
-    if colours != source.channels:
-        raise UserError(
-            f"the teacher draws {colours} channels, and the pictures of {source.name} have {source.channels}"
-        )
-    if isinstance(conditioner, TextConditioner) and not source.captioned:
-        raise UserError(f"the teacher reads captions, and {source.name} has none: set data.captions")
-    if isinstance(conditioner, LabelConditioner):
-        found = source.num_classes
-        if found is None or found > conditioner.classes:
-            raise UserError(f"the teacher knows {conditioner.classes} classes, and {source.name} has {found}")
 
 
 def _guidance_of(run: LcmRun, teacher: Model) -> Guidance:
@@ -212,9 +189,7 @@ def _guidance_of(run: LcmRun, teacher: Model) -> Guidance:
     return LEARNED if isinstance(run.tune, LoraTune) else TOLD
 
 
-def _without_teacher(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Without the place of the teacher where that may be a folder of its maker's disk; a name on the hub stays."""
+def _without_places(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Without what tells how its maker's disk is laid out."""
     config = provenance.get("config", {})
-    if looks_like_name(str(config.get("teacher", ""))):
-        return provenance
-    return {**provenance, "config": {key: value for key, value in config.items() if key != "teacher"}}
+    return {**provenance, "config": {key: value for key, value in config.items() if key not in ("teacher", "loading")}}

@@ -105,7 +105,7 @@ def _processes(run: RunSettings) -> Iterator[tuple[Accelerator, Team]]:
     check_trackers(settings.trackers)
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise UserError(
-            "say train.parallel=fsdp in place of FSDP in Accelerate's configuration, which then says MULTI_GPU"
+            "Accelerate's configuration should say MULTI_GPU and not FSDP: train.parallel=fsdp does the rest"
         )
     # Accelerate keeps its settings for the life of the process, and refuses a second run that has others.
     AcceleratorState._reset_state()
@@ -169,10 +169,14 @@ def build_task(run: RunSettings, device: torch.device) -> Any:
     """The task that a run's settings describe."""
     from ldm.training.clip_task import ClipTask
     from ldm.training.diffusion_task import DiffusionTask
+    from ldm.training.lcm_settings import LcmRun
+    from ldm.training.lcm_task import LcmTask
     from ldm.training.vae_task import VAETask
 
     if isinstance(run, DiffusionRun):
         return DiffusionTask(run, device)
+    if isinstance(run, LcmRun):
+        return LcmTask(run, device)
     if isinstance(run, VAERun):
         return VAETask(run, device)
     assert isinstance(run, ClipRun)

@@ -286,6 +286,3 @@ class ClipRun(RunSettings):
     text: ClipTextSettings = ClipTextSettings()
     image: ClipImageSettings = ClipImageSettings()
     projection_dim: int = Field(default=128, ge=1)
-
-
-AnyRun = Annotated[DiffusionRun | VAERun | ClipRun, Field(discriminator="task")]

@@ -72,9 +72,7 @@ class TrainSettings(Settings):
         if self.parallel == "fsdp":
             for setting, other in (("optimizer", "adamw"), ("channels_last", False)):
                 if getattr(self, setting) != other:
-                    raise UserError(
-                        f"train.parallel fsdp needs train.{setting} {other}: it cannot split the other kind"
-                    )
+                    raise UserError(f"train.parallel fsdp needs train.{setting} {other}: others cannot be split")
             if self.mixed_precision == "fp16":
                 raise UserError("train.parallel fsdp trains in bf16 or no, not in train.mixed_precision fp16")
         return self

@@ -30,7 +30,7 @@ KINDS = {
     "uncaptioned": Kind("pictures without a caption"),
     "empty": Kind("empty captions"),
     "encoding": Kind("captions that are not valid UTF-8"),
-    "words": Kind("captions and classes that are none"),
+    "words": Kind("captions and classes that cannot be used"),
     "row": Kind("lines of metadata that cannot be read"),
     "unusable": Kind("examples that cannot be used for another reason"),
     "orphan": Kind("captions without a picture, or pictures without a mention", skipped=False),

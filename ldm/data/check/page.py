@@ -30,6 +30,7 @@ pre{background:#f5f5f3;padding:.8rem;overflow-x:auto}
 .plots img{width:32rem;max-width:100%}
 table{border-collapse:collapse;width:100%}td{border-top:1px solid #ddd;padding:.3rem .6rem;vertical-align:top}
 td,figcaption{overflow-wrap:anywhere}td img{max-height:56px;display:block}
+td:first-child:not(:last-child){width:7rem}
 .row{display:flex;flex-wrap:wrap;gap:.8rem;margin:.6rem 0}figure{margin:0;width:8rem}
 figure img{display:block;max-width:100%}figcaption{font-size:12px;color:#444}
 .group{border-top:1px solid #ddd}

@@ -17,24 +17,25 @@ _MOST_BUCKETS = 40
 
 def plots(report: Report) -> dict[str, bytes]:
     """Plots by their titles, as SVG; of what the report has."""
-    found: dict[str, bytes] = {}
+    wanted: dict[str, Callable[[Any, Report], None]] = {}
     if report.usable:
-        found["Sizes"] = _drawn(_sizes, report)
-        found["Proportions"] = _drawn(_ratios, report)
+        wanted |= {"Sizes": _sizes, "Proportions": _ratios}
     if any(report.buckets.values()):
-        found["Buckets"] = _drawn(_buckets, report)
+        wanted["Buckets"] = _buckets
     if report.lengths:
-        found["Lengths of captions"] = _drawn(_lengths, report)
-    return found
+        wanted["Lengths of captions"] = _lengths
+    return {title: _drawn(title, draw, report) for title, draw in wanted.items()}
 
 
-def _drawn(draw: Callable[[Any, Report], None], report: Report) -> bytes:
+def _drawn(title: str, draw: Callable[[Any, Report], None], report: Report) -> bytes:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(title=title)
     axes.spines[["top", "right"]].set_visible(False)
     draw(axes, report)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     held = io.BytesIO()
     figure.savefig(held, format="svg")
     return held.getvalue()
@@ -66,7 +67,9 @@ def _buckets(axes: Any, report: Report) -> None:
     shown = sorted(filled, key=lambda item: -item[1])[:_MOST_BUCKETS]
     shown.sort(key=lambda item: item[0][1] / item[0][0])
     axes.bar(range(len(shown)), [count for _, count in shown], color=_BLUE)
-    axes.set_xticks(range(len(shown)), [f"{width}x{height}" for (height, width), _ in shown], rotation=90, fontsize=6)
+    axes.set_xlim(-0.6, max(len(shown), 8) - 0.4)
+    names = [f"{width}x{height}" for (height, width), _ in shown]
+    axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=6 if len(shown) > 20 else 8)
     axes.set_ylabel("pictures")
     more = f" (the {len(shown)} fullest of {len(filled)})" if len(shown) < len(filled) else ""
     axes.set_xlabel(f"width x height{more}")

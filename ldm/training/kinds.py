@@ -1,0 +1,13 @@
+"""Which kinds of runs there are: what the ``task`` of a configuration may be."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ldm.training.lcm_settings import LcmRun
+from ldm.training.settings import ClipRun, DiffusionRun, VAERun
+
+Run = DiffusionRun | VAERun | ClipRun | LcmRun
+AnyRun = Annotated[Run, Field(discriminator="task")]

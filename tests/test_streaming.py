@@ -1,0 +1,330 @@
+"""The order of streams, and reading along it: from real tars, by real data loaders."""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tar_shards import colour_of, members_of, write_shards, write_tar
+from torch.utils.data import DataLoader
+
+from ldm.data.example import BadExample
+from ldm.data.framing import FrameConfig
+from ldm.data.lanes import Lanes
+from ldm.data.order import ShardedBatches
+from ldm.data.samples import TrainingSamples, collate
+from ldm.data.webdataset import WebDatasetConfig, WebDatasetSource
+from ldm.errors import UserError
+
+COUNTS = [23, 0, 41, 1, 30, 25]  # of the shards on the disk
+TOTAL = sum(COUNTS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("shards")
+    write_shards(place, COUNTS)
+    return place
+
+
+def source(folder: Path, per_step: int = 8, seed: int = 5, **changes) -> WebDatasetSource:
+    found = WebDatasetSource(WebDatasetConfig(path=str(folder), **{"shuffle": 64, **changes}))
+    found.arrange(per_step, seed)
+    return found
+
+
+def number(example) -> int:
+    """Which sample it is, by its caption; its picture and its name have to agree."""
+    found = int(example.captions[0].split()[1])
+    assert tuple(example.image[:, 0, 0].tolist()) == colour_of(found)
+    assert example.key.endswith(f"/{found:09}.png")
+    return found
+
+
+def numbers(found: WebDatasetSource, ks) -> list[int]:
+    return [number(found.read(k)) for k in ks]
+
+
+# ------------------------------------------------------------------ the order
+
+
+lanes = st.builds(
+    Lanes,
+    st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any),
+    st.integers(0, 2**31),
+    st.integers(1, 24),
+    processes=st.integers(1, 8),
+    workers=st.integers(1, 4),
+    shuffle=st.integers(1, 80),
+)
+
+
+def sample(order: Lanes, k: int) -> tuple[int, int]:
+    """(shard, position in it) of the stream's k-th sample."""
+    place = order.place(k)
+    rows = [(span.shard, i) for span in order.spans(*place[:3]) for i in range(span.first, span.last)]
+    return rows[place.at]
+
+
+@given(lanes)
+def test_every_epoch_has_every_sample_once(order):
+    everything = [(shard, i) for shard, count in enumerate(order.counts) for i in range(count)]
+    for epoch in range(3):
+        ks = range(epoch * order.total, (epoch + 1) * order.total)
+        assert sorted(sample(order, k) for k in ks) == everything
+
+
+@given(lanes, st.integers(0, 3))
+def test_lanes_and_their_blocks_are_the_shards_from_front_to_end(order, epoch):
+    """So a reader that goes along a lane never goes back, and of two lanes at most the shard between is in both."""
+    done: dict[int, int] = defaultdict(int)
+    visited = []
+    for lane in range(order.count):
+        for block in range(order.blocks(epoch, lane)):
+            spans = order.spans(epoch, block, lane)
+            assert sum(span.last - span.first for span in spans) <= order.size
+            for span in spans:
+                assert done[span.shard] == span.first < span.last
+                done[span.shard] = span.last
+                visited += [span.shard] if visited[-1:] != [span.shard] else []
+    assert [done[shard] for shard in range(len(order.counts))] == order.counts
+    assert len(visited) == len(set(visited))
+
+
+@given(lanes, st.data())
+def test_a_lane_is_asked_for_block_by_block(order, data):
+    first = data.draw(st.integers(0, 3 * order.total))
+    last: dict[int, tuple[int, int]] = {}
+    for k in range(first, first + 2 * order.total):
+        place = order.place(k)
+        assert last.get(place.lane, (0, 0)) <= place[:2]
+        last[place.lane] = place[:2]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_every_lane_has_one_reader(processes, workers, accumulation):
+    order = Lanes([1000] * 7, 1, 16, processes=8, workers=4, shuffle=64)
+    batch = 16 // processes // accumulation
+    if not batch:
+        pytest.skip("no batch is that small")
+    readers = defaultdict(set)
+    for rank in range(processes):
+        steps = ShardedBatches(3, 40, batch, rank=rank, processes=processes, accumulation=accumulation)
+        for i, ks in enumerate(steps):
+            for k in ks:
+                readers[order.place(k).lane].add((rank, i % workers))
+    assert len(readers) == order.count == 32
+    assert all(len(found) == 1 for found in readers.values())
+
+
+def test_seeds_and_epochs_differ_and_neighbours_are_far_apart():
+    def series(seed, epoch, **changes):
+        options = {"processes": 2, "workers": 2, "shuffle": 64, **changes}
+        order = Lanes([50] * 8, seed, 4, **options)
+        return [sample(order, k) for k in range(epoch * 400, (epoch + 1) * 400)]
+
+    assert series(1, 0) == series(1, 0)
+    assert len({tuple(series(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
+    batches = [series(1, 0)[i : i + 4] for i in range(0, 400, 4)]
+    assert sum(len({shard for shard, _ in batch}) > 1 for batch in batches) > 90
+    in_order = series(1, 0, shuffle=1, processes=1, workers=1)
+    assert [i for _, i in in_order] == [*range(50)] * 8
+    shuffled = series(1, 0, processes=1, workers=1)
+    assert sum(abs(a[1] - b[1]) == 1 for a, b in zip(shuffled, shuffled[1:], strict=False)) < 40
+
+
+# ----------------------------------------------------------- reading along it
+
+
+def test_reading_is_the_order(folder):
+    found = source(folder)
+    order = Lanes(COUNTS, 5, 8, processes=8, workers=4, shuffle=64)
+    firsts = [sum(COUNTS[:shard]) for shard in range(len(COUNTS))]
+    for k in range(2 * TOTAL):
+        shard, i = sample(order, k)
+        example = found.read(k)
+        assert number(example) == firsts[shard] + i
+        assert example.key.startswith(f"{shard:05}.tar/")
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 3 * TOTAL), st.integers(1, 24), st.integers(0, 9))
+def test_starting_anywhere_is_the_tail(folder, first, per_step, seed):
+    whole, begun = source(folder, per_step, seed), source(folder, per_step, seed)
+    numbers(whole, range(max(0, first - 70), first))
+    assert numbers(whole, range(first, first + 40)) == numbers(begun, range(first, first + 40))
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.integers(0, 3 * TOTAL), max_size=40))
+def test_any_numbers_in_any_order_are_the_same_samples(folder, ks):
+    expected = dict(enumerate(numbers(source(folder, shuffle=7), range(3 * TOTAL + 1))))
+    assert numbers(source(folder, shuffle=7), ks) == [expected[k] for k in ks]
+
+
+def keys_seen(folder: Path, processes: int, workers: int, *, accumulation: int = 1, context: str | None = None):
+    """Keys of every step, from the data loaders of all processes."""
+    steps: dict[int, list[str]] = defaultdict(list)
+    batch = 8 // processes // accumulation
+    for rank in range(processes):
+        samples = TrainingSamples(source(folder), 5, frame=FrameConfig(resolution=8, step=8, buckets=False))
+        samples.begin(8)
+        samples.first(3)  # opens shards in this process, as a task does that measures its latents
+        order = ShardedBatches(2, 9, batch, rank=rank, processes=processes, accumulation=accumulation)
+        loader = DataLoader(
+            samples,
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=collate,
+            multiprocessing_context=context,
+        )
+        for found in loader:
+            for n, key, image, caption in zip(found.index, found.keys, found.images, found.captions, strict=True):
+                assert tuple(image[:, 0, 0].tolist()) == colour_of(int(caption.split()[1]))
+                steps[int(n) // 8].append((int(n), key))
+    return {step: [key for _, key in sorted(found)] for step, found in steps.items()}
+
+
+@pytest.mark.parametrize(
+    ("processes", "workers", "context"),
+    [(1, 1, "fork"), (1, 4, "fork"), (2, 0, None), (2, 1, "fork"), (4, 0, None), (1, 3, "fork"), (1, 1, "spawn")],
+)
+def test_neither_workers_nor_processes_change_anything(folder, processes, workers, context):
+    alone = source(folder)
+    expected = {step: [alone.read(k).key for k in range(8 * step, 8 * step + 8)] for step in range(2, 9)}
+    assert keys_seen(folder, processes, workers, context=context) == expected
+
+
+def test_accumulated_steps_are_the_same_samples(folder):
+    assert keys_seen(folder, 2, 0, accumulation=2) == keys_seen(folder, 1, 0)
+
+
+def test_a_source_that_is_read_can_be_sent_to_another_process(folder):
+    found = source(folder)
+    first = numbers(found, range(10))
+    sent = pickle.loads(pickle.dumps(found))
+    assert numbers(sent, range(10)) == first
+    assert numbers(found, range(10, 30)) == numbers(sent, range(10, 30))
+
+
+def test_a_scan_gives_every_sample_as_stored(folder):
+    found = [(key, pickle.loads(pickle.dumps(read))()) for key, read in source(folder).scan()]
+    assert [number(example) for _, example in found] == list(range(TOTAL))
+    assert [key for key, _ in found] == [example.key for _, example in found]
+
+
+# ------------------------------------------------------ what cannot be used
+
+
+def test_left_out_samples_are_replaced_and_all_others_keep_their_place(folder, tmp_path):
+    whole = source(folder)
+    before = [whole.read(k).key for k in range(TOTAL)]
+    gone = set(before[3:40:4])
+    (tmp_path / "skip.txt").write_text("\n".join(sorted(gone)) + "\n")
+    found, again = (source(folder, skip=tmp_path / "skip.txt") for _ in range(2))
+    after = [found.read(k).key for k in range(TOTAL)]
+    assert after == [again.read(k).key for k in range(TOTAL)]
+    assert set(after) == set(before) - gone
+    assert all(new == old for new, old in zip(after, before, strict=True) if old not in gone)
+    assert {key for key, _ in found.scan()} == set(before) - gone
+
+
+def test_a_whole_shard_left_out_is_replaced_too(folder, tmp_path):
+    gone = [f"00002.tar/{n:09}.png" for n in range(23, 64)]
+    (tmp_path / "skip.txt").write_text("\n".join(gone))
+    found = source(folder, per_step=2, processes=1, workers=1, shuffle=5, skip=tmp_path / "skip.txt")
+    assert {found.read(k).key for k in range(TOTAL)} == {key for key, _ in source(folder).scan()} - set(gone)
+
+
+def test_a_list_of_other_data_is_refused(folder, tmp_path):
+    (tmp_path / "skip.txt").write_text("other/00000.tar/000000001.png\n")
+    with pytest.raises(UserError, match="no line of .* is of a shard"):
+        source(folder, skip=tmp_path / "skip.txt")
+
+
+def damaged_shard(path: Path, how: str) -> list[int]:
+    """Damage a tar of 30 samples behind the first 12 of them; the samples that are whole."""
+    write_tar(path, [(f"{n:09}", members_of(n)) for n in range(30)])
+    whole = path.read_bytes()
+    start = whole.index(b"000000012.json")
+    if how == "cut off":
+        path.write_bytes(whole[: whole.index(b"000000012.png") + 600])
+    elif how == "cut off between files":
+        path.write_bytes(whole[:start])
+    elif how == "header":
+        path.write_bytes(whole[: start + 140] + b"?" + whole[start + 141 :])
+    return list(range(12))
+
+
+@pytest.mark.parametrize("how", ["cut off", "cut off between files", "header"])
+@pytest.mark.parametrize("told", [True, False], ids=["statistics", "counted"])
+def test_what_a_damaged_shard_lost_is_bad_and_all_else_is_read(tmp_path, monkeypatch, how, told):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shards = tmp_path / "shards"
+    write_shards(shards, [20, 30, 20])
+    good = [*range(100, 112), *range(20), *range(50, 70)]
+    samples = [(f"{n:09}", members_of(n)) for n in range(100, 130)]
+    whole = write_tar(shards / "00001.tar", samples).read_bytes()
+    start = whole.index(b"000000112.json")
+    damaged = {
+        "cut off": whole[: whole.index(b"000000112.png") + 512 + 20],
+        "cut off between files": whole[:start],
+        "header": whole[: start + 130] + b"?" + whole[start + 131 :],
+    }
+    (shards / "00001.tar").write_bytes(damaged[how])
+    if not told:
+        for path in shards.glob("*.json"):
+            path.unlink()
+    found = source(shards, skip_bad=100)
+    lost = 18 if told else 2 if how == "cut off" else 1
+    assert len(found) == len(good) + lost
+    seen, bad = [], {}
+    for k in range(len(found)):
+        try:
+            seen.append(number(found.read(k)))
+        except BadExample as error:
+            bad[error.key] = str(error)
+            stand_in = number(found.read(k, turn=1))
+            assert stand_in in good
+            assert number(found.read(k, turn=2)) != stand_in
+    assert sorted(seen) == sorted(good)
+    assert len(bad) == lost
+    assert all(key.startswith("00001.tar/") and str(shards / "00001.tar") in message for key, message in bad.items())
+    assert sum(isinstance(failure(read), BadExample) for _, read in found.scan()) == lost
+
+
+def failure(read) -> Exception | None:
+    try:
+        read()
+    except BadExample as error:
+        return error
+    return None
+
+
+def test_training_passes_over_what_is_lost(tmp_path):
+    paths = write_shards(tmp_path, [40, 40])
+    paths[1].write_bytes(paths[1].read_bytes()[:20_000])
+    samples = TrainingSamples(source(tmp_path), 5, frame=FrameConfig(resolution=8, step=8, buckets=False))
+    samples.begin(8)
+    batches = [collate([samples[n] for n in range(first, first + 8)]) for first in range(0, 80, 8)]
+    lost = {skip.key for batch in batches for skip in batch.skipped}
+    seen = {key for batch in batches for key in batch.keys}
+    assert lost
+    assert len(seen) + len(lost) == 80
+
+
+def test_nothing_that_can_be_used_is_told(tmp_path):
+    write_tar(tmp_path / "0.tar", [(f"{n}", {"png": b"none", "txt": b"a"}) for n in range(5)])
+    found = source(tmp_path)
+    for turn in range(4):
+        with pytest.raises(BadExample):
+            found.read(0, turn=turn)
+    with pytest.raises(UserError, match="no sample can stand in") as raised:
+        found.read(0, turn=99)
+    assert not isinstance(raised.value, BadExample)
