@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ldm.config import load_config
 from ldm.data.caption_forms import CaptionConfig
@@ -19,11 +18,14 @@ from ldm.data.check.tokens import Tokens, tokenizer_at
 from ldm.data.framing import FrameConfig
 from ldm.data.guess import guess
 from ldm.data.plan import parts_of
-from ldm.data.sources import SourceConfig, open_source
+from ldm.data.sources import MixConfig, open_source
 from ldm.errors import UserError
 from ldm.images import check_folder
 from ldm.publishing import disk_trouble, write_whole
-from ldm.training.settings import ClipRun, DiffusionRun, VAERun
+from ldm.training.kinds import Run
+from ldm.training.lcm_settings import LcmRun
+from ldm.training.settings import DiffusionRun, TextConditionConfig
+from ldm.weights.opening import Loading
 
 _CONFIGS = (".yaml", ".yml")
 
@@ -55,11 +57,12 @@ class Asked(NamedTuple):
 class _Subject(NamedTuple):
     """What is checked, and against what."""
 
-    data: SourceConfig
+    data: Any  # one of ``SourceConfig``
     frame: FrameConfig | None
     captions: CaptionConfig
     batch: int | None
     model: str | None
+    loading: Loading = Loading()
 
 
 def check_source(asked: Asked) -> bool:
@@ -73,18 +76,18 @@ def check_source(asked: Asked) -> bool:
     """
     _check_flags(asked)
     subject = _subject(asked)
-    tokens = Tokens(tokenizer_at(subject.model), subject.captions.prefix)
+    tokens = Tokens(tokenizer_at(subject.model, subject.loading), subject.captions.prefix)
     parts, _ = parts_of(open_source(subject.data))
     workers = usual_workers() if asked.workers is None else asked.workers
     wishes = Wishes(tokens, tokens.window, subject.frame, subject.batch, asked.near, workers)
     report = check_parts(parts, wishes)
     print(told(report))
     if asked.quarantine is not None:
-        _write_quarantine(asked.quarantine, report)
+        _write_quarantine(asked.quarantine, report, _skips(subject.data))
     if asked.json is not None:
-        _write(asked.json, lambda: json.dumps(as_data(report), indent=1))
+        _write(asked.json, json.dumps(as_data(report), indent=1))
     if asked.html is not None:
-        _write(asked.html, lambda: page(report, Examples(parts)))
+        _write(asked.html, page(report, Examples(parts)))
     return report.errors > 0
 
 
@@ -108,31 +111,47 @@ def _subject(asked: Asked) -> _Subject:
         return _Subject(guess(asked.source), frame, CaptionConfig(), asked.batch_size, asked.model)
     run = load_config(Path(asked.source))
     batch = asked.batch_size or run.train.batch_size * run.train.gradient_accumulation
-    return _Subject(run.data, frame or run.frame, run.captions, batch, asked.model or _reader(run))
+    model, loading = (asked.model, Loading()) if asked.model is not None else _reader(run)
+    return _Subject(run.data, frame or run.frame, run.captions, batch, model, loading)
 
 
-def _reader(run: DiffusionRun | VAERun | ClipRun) -> str | None:
+def _reader(run: Run) -> tuple[str | None, Loading]:
     """The model whose tokenizer reads the captions of a run; None where it is not made yet, or there is none."""
+    if isinstance(run, LcmRun):
+        return run.teacher, run.loading
     if not isinstance(run, DiffusionRun):
-        return None
+        return None, Loading()
     if run.model is not None:
-        return str(run.model)
-    return str(run.condition.path) if run.condition is not None and run.condition.kind == "text" else None
+        return run.model, run.loading
+    return str(run.condition.path) if isinstance(run.condition, TextConditionConfig) else None, Loading()
 
 
-def _write_quarantine(path: Path, report: Report) -> None:
-    """One list; of mixed sources one for each, as their keys may be the same."""
+def _skips(data: Any) -> list[Path | None]:
+    """The list that each part of a source already leaves out."""
+    parts = [each.data for each in data.sources] if isinstance(data, MixConfig) else [data]
+    return [getattr(part, "skip", None) for part in parts]
+
+
+def _write_quarantine(path: Path, report: Report, skips: list[Path | None]) -> None:
+    """One list; of mixed sources one for each, as their keys may be the same.
+
+    What a source leaves out already was not looked at. So when its list is the one to write, it keeps its lines.
+    """
     several = len(report.parts) > 1
-    for part, name in enumerate(report.parts):
+    for part, (name, skip) in enumerate(zip(report.parts, skips, strict=True)):
         lines = quarantine(report, part)
         own = path.with_name(f"{path.stem}_{part + 1}{path.suffix}") if several else path
-        _write(own, lambda lines=lines: "".join(f"{line}\n" for line in lines))
-        count = len(lines) // 2
-        print(f"{own}: {count:,} to leave out" + (f" of {name}" if several else "") + ", with data.skip")
+        before = _lines_of(own) if skip is not None and skip.resolve() == own.resolve() else []
+        _write(own, "".join(f"{line}\n" for line in (*before, *lines)))
+        told = f" beside the {len(before):,} lines of before" if before else ""
+        print(f"{own}: {len(lines) // 2:,} to leave out{told}" + (f", of {name}" if several else ""))
 
 
-def _write(path: Path, make: Callable[[], str]) -> None:
-    content = make()
+def _lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8-sig").splitlines()
+
+
+def _write(path: Path, content: str) -> None:
     with disk_trouble(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda place: place.write_text(content, encoding="utf-8", errors="backslashreplace"))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ldm.data_cli import data_app
 from ldm.errors import UserError
 
 FLAG_ALIASES = {  # as people know a flag from other programs; not shown, so that --help stays short
@@ -50,6 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _flag},
     help="Latent text-to-image diffusion: draw, train, look inside.",
 )
+app.add_typer(data_app, name="data")
 
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="what to draw; for label models, a label")]
 MorePrompts = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="the same, as an option")]
@@ -125,7 +127,8 @@ Attention = Annotated[str, typer.Option("--attention", help="sdpa, xformers or m
 Compile = Annotated[bool, typer.Option("--compile", help="compile the U-Net: pays after dozens of pictures")]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, such as configs/mnist.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="such as train.steps=100")]
-Resume = Annotated[bool, typer.Option("--resume", help="continue the run from its newest checkpoint")]
+Resume = Annotated[bool, typer.Option("--resume", help="continue the run from its newest checkpoint that is whole")]
+ResumeIfAny = Annotated[bool, typer.Option("--resume-if-any", help="the same where there is one, else start")]
 Described = Annotated[
     str | None,
     typer.Argument(metavar="PLACE", help="folder, run or any file of weights; default: ldm's own"),
@@ -231,11 +234,16 @@ def replay(
 
 
 @app.command()
-def train(config: Config, overrides: Overrides = None, resume: Resume = False) -> None:
-    """Train what a configuration describes: diffusion in pixels or latents, a VAE, or CLIP."""
-    from ldm.training.run import train_file
+def train(
+    config: Config, overrides: Overrides = None, resume: Resume = False, resume_if_any: ResumeIfAny = False
+) -> None:
+    """Train what a configuration describes: diffusion in pixels or latents, fine-tuning, distillation, a VAE, CLIP."""
+    from ldm.training.run import Resume, train_file
 
-    last = train_file(config, overrides or [], resume=resume)
+    if resume and resume_if_any:
+        raise UserError("give --resume or --resume-if-any, not both")
+    how = Resume.IF_ANY if resume_if_any else Resume.YES if resume else Resume.NO
+    last = train_file(config, overrides or [], resume=how)
     # `accelerate launch` and torchrun start several processes; one of them tells
     if os.environ.get("RANK", "0") == "0":
         print(f"trained: {last}")

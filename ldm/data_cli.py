@@ -1,4 +1,4 @@
-"""The commands about training data: ``ldm data check``. Only typer is imported here, as in ``ldm.cli``."""
+"""The commands about training data, ``ldm data ...``. Only typer is imported here, as in ``ldm.cli``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ Html = Annotated[Path | None, typer.Option("--html", metavar="PAGE", help="write
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write all that was found, for programs")]
 
 
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file with a `cache`")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="such as cache.path=FOLDER")]
+
+
 @data_app.command()
 def check(
     source: Place,
@@ -50,3 +54,11 @@ def check(
     sides = tuple(resolution or ())
     wrong = check_source(Asked(source, sides, batch_size, model, near, workers, quarantine, html, json))
     raise typer.Exit(1 if wrong else 0)
+
+
+@data_app.command()
+def cache(config: Config, overrides: Overrides = None) -> None:
+    """Encode all pictures and captions of a run once, before it trains; goes on where it was stopped."""
+    from ldm.cache_command import cache_file
+
+    cache_file(config, overrides or [])

@@ -92,9 +92,9 @@ def open_picture(
         UserError: the file is missing, damaged, cut off, too large, animated, or of a kind that has no 8-bit form.
     """
     if isinstance(picture, Image.Image):
-        return plain(picture, Path(IN_MEMORY), mode, background)
+        return plain(picture, Path(IN_MEMORY), mode, background).copy()
     with opened(Path(picture)) as image:
-        return plain(image, Path(picture), mode, background)
+        return plain(image, Path(picture), mode, background).copy()
 
 
 def plain(
@@ -104,10 +104,10 @@ def plain(
     background: tuple[int, int, int],
     least: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """What ``open_picture`` makes of a picture that is open; messages call it ``path``.
+    """What ``open_picture`` makes of a picture that is open; that picture itself, where nothing is to be changed.
 
     A JPEG can be decoded at a half, a quarter or an eighth of its size, in a fraction of the time: with ``least``, an
-    upright (height, width), it is, where neither side comes out shorter.
+    upright (height, width), it is, where neither side comes out shorter. Messages call the picture ``path``.
     """
     check_extent(image, path)
     with picture_trouble(path):
@@ -115,11 +115,12 @@ def plain(
             height, width = reversed(least) if image.getexif().get(ORIENTATION) in QUARTER_TURNS else least
             image.draft(None, (width, height))
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
     if upright.mode == "F" or (upright.mode == "I" and image.format != "PPM"):  # those of a PPM are 16 bits
         raise UserError(f"{path} has 32 bits per pixel, whose range is unknown: save it with 8 or 16")
     with picture_trouble(path):
-        return _flattened(_eight_bits(upright), background).convert(mode)
+        flat = _flattened(_eight_bits(upright), background)
+        return flat if flat.mode == mode else flat.convert(mode)
 
 
 def check_extent(image: Image.Image, path: Path) -> None:

@@ -1,17 +1,21 @@
 """Kill a training run at random moments, resume it, and compare what comes out with a run that was left alone.
 
 python scripts/kill_test.py                                    # a small run of the label model, five kills
+python scripts/kill_test.py --kills 20 --in-save 8             # eight of them while a checkpoint is being written
 python scripts/kill_test.py configs/mnist_text/vae.yaml train.steps=40 train.checkpoint_every=5 --kills 3
 
 Each kill is a run of its own: started, killed with SIGKILL, resumed with `ldm train CONFIG --resume` to its end.
 Weights, moving averages, optimisers and log must then be those of the undisturbed run in every bit; the exit
-code is 1 where they are not.
+code is 1 where they are not. A kill in a save waits for the folder of an unfinished checkpoint to appear, and for a
+random moment more; it counts where that folder is then still unfinished.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +24,9 @@ import time
 from pathlib import Path
 
 from ldm.cli import run
+from ldm.config import load_config
 from ldm.errors import UserError
+from ldm.publishing import UNFINISHED
 
 _CONFIG = Path(__file__).parents[1] / "configs" / "mnist_label.yaml"
 _SMALL = "train.steps=30 train.batch_size=4 train.lr_warmup_steps=5 train.log_every=1 train.sample_every=15 \
@@ -52,11 +58,29 @@ class Trial:
     def kill(self, name: str, after: float) -> str | None:
         """Start a run and kill it after so many seconds; what it has left, in words, or None where it ended first."""
         process = self.start(name)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(after)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        return self._kill(process, name)
+
+    def kill_in_save(self, name: str, save: int, share: float) -> str | None:
+        """Start a run and kill it in its save number ``save``, a share of the first one's duration after its start."""
+        process, saves, began, lasted = self.start(name), 0, 0.0, 0.0
+        was_writing = False
+        while process.poll() is None:
+            writing = any((self.folder / name / "checkpoints").glob(f"{UNFINISHED}*"))
+            if writing and not was_writing:
+                saves, began = saves + 1, time.perf_counter()
+            if was_writing and not writing:
+                lasted = lasted or time.perf_counter() - began
+            if writing and saves == save and time.perf_counter() - began >= share * lasted:
+                break
+            was_writing = writing
+            time.sleep(0.0002)
+        return self._kill(process, name)
+
+    def _kill(self, process: subprocess.Popen[bytes], name: str) -> str | None:
+        process.send_signal(signal.SIGKILL)  # nothing to one that has ended
+        process.wait()
         if process.returncode != -signal.SIGKILL:
             return None
         if not (self.folder / name / "config.yaml").exists():
@@ -87,7 +111,7 @@ def _everything(checkpoint: Path) -> dict[str, bytes | str]:
         for number, moments in optimizer["state"].items():
             found |= {f"{player} optimizer {number} {name}": _bits(value) for name, value in moments.items()}
     for record in read_log(checkpoint.parents[1] / "log.jsonl"):
-        clockless = {name: value for name, value in record.items() if name != "images_per_second"}
+        clockless = {name: value for name, value in record.items() if name not in ("images_per_second", "data_wait")}
         found[f"log of step {record['step']}"] = repr(clockless)
     return found
 
@@ -102,30 +126,39 @@ def _bits(tensor: object) -> bytes:
     )
 
 
-def kill_test(config: Path, overrides: list[str], kills: int, seed: int, folder: Path) -> None:
+def kill_test(config: Path, overrides: list[str], kills: int, in_save: int, seed: int, folder: Path) -> None:
     """Print a row for every kill; exit code 1 where a resumed run differs."""
     trial, moments = Trial(config, overrides, folder), random.Random(seed)
     began = time.perf_counter()
     whole = trial.finish("whole")
+    settings = load_config(config, overrides).train
+    saves = -(-settings.steps // settings.checkpoint_every)
     duration = time.perf_counter() - began
     print(f"{config.name} {' '.join(overrides)}")
     print(f"undisturbed: {whole.name} in {duration:.1f} s; {len(_everything(whole))} things are compared")
     print(f"{'killed after':>12} | {'different':>9} | what the kill left")
-    killed = bad = attempts = 0
+    killed = saving = bad = attempts = 0
     while killed < kills:
-        name, after, attempts = f"killed_{attempts}", moments.uniform(0, duration), attempts + 1
-        left = trial.kill(name, after)
-        if left is None:  # this run was faster than the undisturbed one
-            duration = after
-            continue
-        killed += 1
+        name, attempts = f"killed_{attempts}", attempts + 1
+        if saving < in_save:
+            when = f"save {(number := moments.randint(1, saves)):2d}"
+            left = trial.kill_in_save(name, number, moments.random())
+            if left is None or UNFINISHED not in left:
+                continue
+        else:
+            after = moments.uniform(0, duration)
+            when, left = f"{after:.2f} s", trial.kill(name, after)
+            if left is None:  # this run was faster than the undisturbed one
+                duration = after
+                continue
+        killed, saving = killed + 1, saving + (UNFINISHED in left)
         found = differences(whole, trial.finish(name))
         bad += bool(found)
-        print(
-            f"{after:10.2f} s | {len(found):9d} | {left}{''.join(f'{chr(10)}  {name}' for name in found[:5])}",
-            flush=True,
-        )
-    print(f"{kills - bad} of {kills} resumed runs are the undisturbed run, bit for bit")
+        rest = "".join(f"\n  {name}" for name in found[:5])
+        print(f"{when:>12} | {len(found):9d} | {left}{rest}", flush=True)
+        shutil.rmtree(folder / name)
+    told = f"{kills - bad} of {kills} resumed runs are the undisturbed run, bit for bit"
+    print(f"{told}; {saving} {'was' if saving == 1 else 'were'} killed in a save")
     if bad:
         sys.exit(1)
 
@@ -135,11 +168,12 @@ def main() -> None:
     parser.add_argument("config", nargs="?", type=Path, default=_CONFIG, help="a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=f"with no CONFIG: {_SMALL}")
     parser.add_argument("--kills", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("--in-save", type=int, default=0, help="how many of them while a checkpoint is written")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     options = parser.parse_intermixed_args()
     overrides = options.overrides or (_SMALL.split() if options.config == _CONFIG else [])
     with tempfile.TemporaryDirectory() as folder:
-        run(kill_test, options.config, overrides, options.kills, options.seed, Path(folder))
+        run(kill_test, options.config, overrides, options.kills, options.in_save, options.seed, Path(folder))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -142,7 +143,10 @@ def test_workers_read_the_same_rows(tmp_path: Path) -> None:
     samples = TrainingSamples(source, 0, **settings)
     samples.begin(1)
     loader = DataLoader(
-        samples, batch_sampler=[[n] for n in range(COUNT)], collate_fn=collate, num_workers=2, multiprocessing_context="spawn"
+        pickle.loads(pickle.dumps(samples)),  # as it comes to workers that are not forked
+        batch_sampler=[[n] for n in range(COUNT)],
+        collate_fn=collate,
+        num_workers=2,
     )
     for n, batch in enumerate(loader):
         assert torch.equal(batch.images[0], expected[samples.plan.at(n).index])

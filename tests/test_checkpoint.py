@@ -9,7 +9,7 @@ import pytest
 
 from ldm.errors import UserError
 from ldm.publishing import disk_trouble, write_whole
-from ldm.training.checkpoint import checkpoint_folder, publish, sweep
+from ldm.training.checkpoint import checkpoint_folder, publishing, sweep
 from ldm.weights.model import latest_checkpoint
 
 
@@ -17,41 +17,36 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
-def written(text: str):
-    return lambda folder: (folder / "file").write_text(text)
+def publish(run: Path, step: int, text: str, keep: int = 1) -> None:
+    with publishing(run, step, keep) as folder:
+        (folder / "file").write_text(text)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_the_newest_stay(keep, tmp_path):
     for step in (5, 10, 99_999_999, 15):  # names sort as numbers
-        publish(tmp_path, step, written(str(step)), keep=9)
-    publish(tmp_path, 20, written("20"), keep)
+        publish(tmp_path, step, str(step), keep=9)
+    publish(tmp_path, 20, "20", keep)
     assert names(tmp_path) == [f"step_{n:08d}" for n in (5, 10, 15, 20, 99_999_999)][-keep:]
     assert latest_checkpoint(tmp_path) == checkpoint_folder(tmp_path, 99_999_999)
 
 
 def test_the_old_one_goes_only_after_the_new_one_is_published(tmp_path):
     """The write itself sees the old checkpoint; a write that fails leaves it, and nothing else."""
-    publish(tmp_path, 1, written("old"), keep=1)
-    seen = []
-
-    def write(folder: Path) -> None:
-        seen.append(names(tmp_path))
+    publish(tmp_path, 1, "old")
+    with publishing(tmp_path, 2, keep=1) as folder:
+        assert names(tmp_path) == ["step_00000001", "writing_step_00000002"]
         (folder / "deep").mkdir()
         (folder / "deep" / "file").write_text("new")
-
-    publish(tmp_path, 2, write, keep=1)
-    assert seen == [["step_00000001", "writing_step_00000002"]]
     assert names(tmp_path) == ["step_00000002"]
 
     for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
-
-        def fail(folder: Path, error: BaseException = error) -> None:
+        with (
+            pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as caught,
+            publishing(tmp_path, 3, keep=1) as folder,
+        ):
             (folder / "half").write_text("ha")
             raise error
-
-        with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
-            publish(tmp_path, 3, fail, keep=1)
         assert names(tmp_path) == ["step_00000002"]
         if isinstance(error, OSError):
             assert "step_00000003 cannot be written: " in str(caught.value)
@@ -60,7 +55,7 @@ def test_the_old_one_goes_only_after_the_new_one_is_published(tmp_path):
 
 def test_a_folder_under_its_own_name_is_whole_at_any_moment(tmp_path):
     """A process stopped dead at any moment of publishing: forked, and ended at the n-th system call it makes."""
-    publish(tmp_path, 1, written("whole"), keep=1)
+    publish(tmp_path, 1, "whole")
     calls = ("mkdir", "replace", "rename", "open", "fsync", "close", "rmdir", "unlink")
     stops, finished = 0, False
     while not finished:
@@ -68,7 +63,7 @@ def test_a_folder_under_its_own_name_is_whole_at_any_moment(tmp_path):
         pid = os.fork()
         if pid == 0:
             _end_at(calls, stops)
-            publish(tmp_path, stops + 2, written("whole"), keep=1)
+            publish(tmp_path, stops + 2, "whole")
             os._exit(0)
         finished = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         newest = latest_checkpoint(tmp_path)

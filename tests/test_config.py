@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         ({"process__beta_strat": 1}, "process.beta_strat", "beta_start", "zero_snr"),
         ({"condition__clases": 1}, "condition.clases", "classes", "drop"),
         ({"codec__kinds": 1}, "codec.kinds", "kind", "kind"),
-        ({"codec": {"kind": "vae", "path": "x", "cach": True}}, "codec.cach", "cache", "path"),
+        ({"codec": {"kind": "vae", "path": "x", "pth": "y"}}, "codec.pth", "path", "kind"),
         ({"sample__colums": 3}, "sample.colums", "columns", "guidance"),
     ],
 )
@@ -162,9 +162,9 @@ def test_unknown_keys_are_named_with_the_nearest_and_the_allowed(changes, place,
 
 
 def test_the_allowed_keys_are_those_of_the_chosen_kind():
-    pixel, vae = complaint(codec__cache=True), complaint(codec={"kind": "vae", "path": "x", "colour": 1})
-    assert "codec.cache: unknown key (allowed: kind)" in pixel
-    assert "codec.colour: unknown key (allowed: kind, path, cache)" in vae
+    pixel, vae = complaint(codec__path="x"), complaint(codec={"kind": "vae", "path": "x", "colour": 1})
+    assert "codec.path: unknown key (allowed: kind)" in pixel
+    assert "codec.colour: unknown key (allowed: kind, path)" in vae
 
 
 def test_all_mistakes_are_told_at_once():
@@ -183,7 +183,7 @@ def test_all_mistakes_are_told_at_once():
         ({"train__batch_size": 0}, "train.batch_size: should be greater than or equal to 1, got 0"),
         ({"train__ema_decay": 1.0}, "train.ema_decay: should be less than 1, got 1.0"),
         ({"condition__drop": 1.5}, "condition.drop: should be less than or equal to 1, got 1.5"),
-        ({"condition__kind": "lable"}, "condition.kind: should be one of 'none', 'label', 'text', got 'lable'; did"),
+        ({"condition__kind": "lable"}, "condition.kind: should be one of 'none', 'label', 'text', 'model', got 'lable'; did"),
         ({"prediction": "noise"}, "prediction: should be 'epsilon', "),
         ({"train": None}, "train: should be a group of keys and values, got None"),
         ({"unet__attention": True}, "unet.attention: should be a list, got True"),
@@ -192,7 +192,7 @@ def test_all_mistakes_are_told_at_once():
         ({"unet__norm_num_groups": 7}, "unet: block_out_channels[0] = 16 is not divisible by norm_num_groups = 7"),
         ({"train__learning_rate": float("nan")}, "train.learning_rate: should be a finite number, got nan"),
         ({"train__max_grad_norm": float("inf")}, "train.max_grad_norm: should be a finite number, got inf"),
-        ({"toy": {}}, "exactly one of `unet` and `toy`"),
+        ({"toy": {}}, "exactly one of `unet`, `toy` and `model`"),
         ({"data__origin": "folder"}, "data: origin is 'folder' and path is None"),
     ],
 )

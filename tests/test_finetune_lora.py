@@ -17,9 +17,10 @@ from torch import nn
 import ldm
 from ldm.errors import UserError
 from ldm.training.diffusion_player import DiffusionPlayer
-from ldm.training.lora_training import PEFT_FILE, lora_of
+from ldm.training.lora_training import lora_of
 from ldm.training.start import Start
 from ldm.training.tuning import tuning_of
+from ldm.weights.in_folder import LORA_FILE
 from ldm.weights.lora_files import read_lora
 from ldm.weights.lora_live import LiveLoras
 from ldm.weights.model import load_model
@@ -89,7 +90,7 @@ def test_diffusers_and_we_draw_the_same_with_either_file(family, text_encoder, f
     """A checkpoint in both namings, in diffusers, merged by us, and as it is trained: one picture."""
     folder, out = folders.folder(family), tmp_path / "checkpoint"
     player = trained(folder, out, targets="conv", text_encoder=text_encoder)
-    ours = ldm.load(folder, device="cpu", dtype="fp32", loras=[(out / PEFT_FILE, 1.0)])
+    ours = ldm.load(folder, device="cpu", dtype="fp32", loras=[(out / LORA_FILE, 1.0)])
     wanted = drawn_by_us(ours, "ddim")
     assert not torch.allclose(wanted, drawn_by_us(folders.ours(family), "ddim"), atol=0.02)
     kohya = ldm.load(folder, device="cpu", dtype="fp32", loras=[(out / "zork.kohya.safetensors", 1.0)])
@@ -99,7 +100,7 @@ def test_diffusers_and_we_draw_the_same_with_either_file(family, text_encoder, f
     live.denoiser = type(live.denoiser)(live.model.net, live.denoiser.process, live.model.prediction)
     torch.testing.assert_close(drawn_by_us(live, "ddim"), wanted, atol=2e-4, rtol=0)
     # diffusers 0.42 does not find kohya's text encoders among the names of transformers 5
-    for name in (PEFT_FILE,) if text_encoder else (PEFT_FILE, "zork.kohya.safetensors"):
+    for name in (LORA_FILE,) if text_encoder else (LORA_FILE, "zork.kohya.safetensors"):
         pipe = opened(folder)
         pipe.load_lora_weights(out, weight_name=name)
         torch.testing.assert_close(drawn_by_diffusers(pipe, "ddim"), wanted, atol=1e-3, rtol=0)
@@ -160,7 +161,7 @@ def test_a_lora_that_is_taken_out_leaves_the_model_as_it_was(folders, tmp_path):
     targets = lora_targets(model)
     before = {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in targets.items()}
     live = LiveLoras(targets)
-    live.add(read_lora(tmp_path / PEFT_FILE, targets))
+    live.add(read_lora(tmp_path / LORA_FILE, targets))
     live.remove()
     for name, part in targets.items():
         assert part.state_dict().keys() == before[name].keys()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
+import random
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,14 +108,11 @@ def test_a_lane_is_asked_for_block_by_block(order, data):
         last[place.lane] = place[:2]
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4, 8])
 @pytest.mark.parametrize("workers", [1, 2, 4])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (4, 2), (1, 8)])
 def test_every_lane_has_one_reader(processes, workers, accumulation):
     order = Lanes([1000] * 7, 1, 16, processes=8, workers=4, shuffle=64)
     batch = 16 // processes // accumulation
-    if not batch:
-        pytest.skip("no batch is that small")
     readers = defaultdict(set)
     for rank in range(processes):
         steps = ShardedBatches(3, 40, batch, rank=rank, processes=processes, accumulation=accumulation)
@@ -136,7 +136,7 @@ def test_seeds_and_epochs_differ_and_neighbours_are_far_apart():
     in_order = series(1, 0, shuffle=1, processes=1, workers=1)
     assert [i for _, i in in_order] == [*range(50)] * 8
     shuffled = series(1, 0, processes=1, workers=1)
-    assert sum(abs(a[1] - b[1]) == 1 for a, b in zip(shuffled, shuffled[1:], strict=False)) < 40
+    assert sum(abs(a[1] - b[1]) == 1 for a, b in itertools.pairwise(shuffled)) < 40
 
 
 # ----------------------------------------------------------- reading along it
@@ -153,22 +153,22 @@ def test_reading_is_the_order(folder):
         assert example.key.startswith(f"{shard:05}.tar/")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 3 * TOTAL), st.integers(1, 24), st.integers(0, 9))
 def test_starting_anywhere_is_the_tail(folder, first, per_step, seed):
-    whole, begun = source(folder, per_step, seed), source(folder, per_step, seed)
-    numbers(whole, range(max(0, first - 70), first))
-    assert numbers(whole, range(first, first + 40)) == numbers(begun, range(first, first + 40))
+    whole, begun = (source(folder, per_step, seed, processes=2, workers=2) for _ in range(2))
+    numbers(whole, range(max(0, first - 50), first))
+    assert numbers(whole, range(first, first + 20)) == numbers(begun, range(first, first + 20))
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.lists(st.integers(0, 3 * TOTAL), max_size=40))
-def test_any_numbers_in_any_order_are_the_same_samples(folder, ks):
-    expected = dict(enumerate(numbers(source(folder, shuffle=7), range(3 * TOTAL + 1))))
-    assert numbers(source(folder, shuffle=7), ks) == [expected[k] for k in ks]
+def test_any_numbers_in_any_order_are_the_same_samples(folder):
+    changes = {"shuffle": 12, "processes": 2, "workers": 1}
+    expected = numbers(source(folder, **changes), range(2 * TOTAL))
+    chosen = random.Random(1).choices(range(2 * TOTAL), k=60)
+    assert numbers(source(folder, **changes), chosen) == [expected[k] for k in chosen]
 
 
-def keys_seen(folder: Path, processes: int, workers: int, *, accumulation: int = 1, context: str | None = None):
+def keys_seen(folder: Path, processes: int, workers: int, *, accumulation: int = 1):
     """Keys of every step, from the data loaders of all processes."""
     steps: dict[int, list[str]] = defaultdict(list)
     batch = 8 // processes // accumulation
@@ -182,7 +182,6 @@ def keys_seen(folder: Path, processes: int, workers: int, *, accumulation: int =
             batch_sampler=order,
             num_workers=workers,
             collate_fn=collate,
-            multiprocessing_context=context,
         )
         for found in loader:
             for n, key, image, caption in zip(found.index, found.keys, found.images, found.captions, strict=True):
@@ -191,14 +190,12 @@ def keys_seen(folder: Path, processes: int, workers: int, *, accumulation: int =
     return {step: [key for _, key in sorted(found)] for step, found in steps.items()}
 
 
-@pytest.mark.parametrize(
-    ("processes", "workers", "context"),
-    [(1, 1, "fork"), (1, 4, "fork"), (2, 0, None), (2, 1, "fork"), (4, 0, None), (1, 3, "fork"), (1, 1, "spawn")],
-)
-def test_neither_workers_nor_processes_change_anything(folder, processes, workers, context):
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 1), (1, 4), (2, 0), (2, 1), (4, 0)])
+def test_neither_workers_nor_processes_change_anything(folder, processes, workers):
     alone = source(folder)
     expected = {step: [alone.read(k).key for k in range(8 * step, 8 * step + 8)] for step in range(2, 9)}
-    assert keys_seen(folder, processes, workers, context=context) == expected
+    assert keys_seen(folder, processes, workers) == expected
 
 
 def test_accumulated_steps_are_the_same_samples(folder):
@@ -244,22 +241,8 @@ def test_a_whole_shard_left_out_is_replaced_too(folder, tmp_path):
 
 def test_a_list_of_other_data_is_refused(folder, tmp_path):
     (tmp_path / "skip.txt").write_text("other/00000.tar/000000001.png\n")
-    with pytest.raises(UserError, match="no line of .* is of a shard"):
+    with pytest.raises(UserError, match="is of a shard of webdataset"):
         source(folder, skip=tmp_path / "skip.txt")
-
-
-def damaged_shard(path: Path, how: str) -> list[int]:
-    """Damage a tar of 30 samples behind the first 12 of them; the samples that are whole."""
-    write_tar(path, [(f"{n:09}", members_of(n)) for n in range(30)])
-    whole = path.read_bytes()
-    start = whole.index(b"000000012.json")
-    if how == "cut off":
-        path.write_bytes(whole[: whole.index(b"000000012.png") + 600])
-    elif how == "cut off between files":
-        path.write_bytes(whole[:start])
-    elif how == "header":
-        path.write_bytes(whole[: start + 140] + b"?" + whole[start + 141 :])
-    return list(range(12))
 
 
 @pytest.mark.parametrize("how", ["cut off", "cut off between files", "header"])
@@ -299,7 +282,7 @@ def test_what_a_damaged_shard_lost_is_bad_and_all_else_is_read(tmp_path, monkeyp
     assert sum(isinstance(failure(read), BadExample) for _, read in found.scan()) == lost
 
 
-def failure(read) -> Exception | None:
+def failure(read) -> BadExample | None:
     try:
         read()
     except BadExample as error:
@@ -322,9 +305,8 @@ def test_training_passes_over_what_is_lost(tmp_path):
 def test_nothing_that_can_be_used_is_told(tmp_path):
     write_tar(tmp_path / "0.tar", [(f"{n}", {"png": b"none", "txt": b"a"}) for n in range(5)])
     found = source(tmp_path)
-    for turn in range(4):
-        with pytest.raises(BadExample):
-            found.read(0, turn=turn)
+    keys = {failure(partial(found.read, 0, turn=turn)).key for turn in range(5)}
+    assert len(keys) == 5
     with pytest.raises(UserError, match="no sample can stand in") as raised:
         found.read(0, turn=99)
     assert not isinstance(raised.value, BadExample)

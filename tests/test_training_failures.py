@@ -15,6 +15,7 @@ from tiny_runs import command, config, config_file, differences, trained, traini
 from ldm.config import validate
 from ldm.errors import UserError
 from ldm.recorded import load
+from ldm.training.parallel import Team
 from ldm.training.run import build_task
 from ldm.training.trainer import Trainer, seed_weights
 from ldm.weights.model import latest_checkpoint
@@ -56,7 +57,7 @@ def test_the_bad_step_is_not_taken(tmp_path):
     changes = {"train__learning_rate": 1e30, "train__lr_warmup_steps": 0, "train__checkpoint_every": 1}
     run = validate(config("label", tmp_path / "run", **changes, train__keep_checkpoints=2), "tiny")
     seed_weights(run.seed)
-    trainer = Trainer(run, build_task(run, torch.device("cpu")), Accelerator(), {})
+    trainer = Trainer(run, build_task(run, torch.device("cpu")), Accelerator(), Team(0, 1), {"config": {}})
     with pytest.raises(UserError, match="that step was not taken"):
         trainer.fit(None)
     good = latest_checkpoint(run.output)
@@ -141,14 +142,6 @@ def test_a_folder_that_cannot_be_made(tmp_path, capsys):
     for output in (tmp_path / "file", tmp_path / "file" / "run"):
         file = config_file("toy", tmp_path / "run.yaml", output, train__steps=1)
         assert f"{output} cannot be written" in refused(capsys, "train", str(file))
-
-
-def test_a_cached_codec_and_flips_exclude_each_other(tmp_path, capsys):
-    for kind in ("vae", "clip"):
-        trained(kind, tmp_path / kind, train__steps=1)
-    places = {"codec__path": tmp_path / "vae", "condition__path": tmp_path / "clip"}
-    file = config_file("latent", tmp_path / "run.yaml", tmp_path / "run", **places, codec__cache=True, flip=True)
-    assert "flip must be false" in refused(capsys, "train", str(file))
 
 
 # ------------------------------------------------------------ the full disk

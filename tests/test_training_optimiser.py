@@ -16,7 +16,9 @@ from ldm.data.sources import open_source
 from ldm.diffusion.process import FlowProcess
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.training.settings import TrainSettings
-from ldm.training.trainer import ema_decay, learning_rate, seed_weights
+from ldm.training.averaging import ema_decay
+from ldm.training.optimisers import learning_rate
+from ldm.training.trainer import seed_weights
 from ldm.weights.components import STEM
 from ldm.weights.files import read_tensors
 from ldm.weights.variants import weights_name
@@ -92,6 +94,8 @@ def test_rates_at_the_ends():
     assert learning_rate(cosine, 0) == 1
     assert learning_rate(cosine, 50) == pytest.approx(0.5)
     assert 0 < learning_rate(cosine, 99) < 1e-3
+    linear = TrainSettings(steps=100, learning_rate=1.0, lr_warmup_steps=20, lr_schedule="linear")
+    assert [learning_rate(linear, n) for n in (9, 19, 20, 60, 99)] == pytest.approx([0.5, 1, 1, 0.5, 1 / 80])
     constant = TrainSettings(steps=5, learning_rate=1.0, lr_warmup_steps=10)
     assert [learning_rate(constant, n) for n in (0, 4, 9, 10, 1000)] == pytest.approx([0.1, 0.5, 1, 1, 1])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from tiny_runs import command, config_file, differences, judge_file, log_of, trained
 
 from ldm.errors import UserError
+from ldm.training.run import Resume
 from ldm.weights.files import read_tensors
 from ldm.weights.model import latest_checkpoint
 
@@ -44,7 +44,7 @@ def parts(tmp_path_factory) -> dict[str, Path]:
         ("vae", {"train__gradient_accumulation": 2, "loss__adversarial_start": 4, "train__mixed_precision": "bf16"}),
         ("clip", {}),
         ("latent", {}),
-        ("latent", {"codec__cache": True, "train__mixed_precision": "bf16"}),
+        ("latent", {"cache": {}, "train__mixed_precision": "bf16"}),
     ],
 )
 def test_resuming_changes_nothing(kind, changes, parts, tmp_path):
@@ -123,7 +123,7 @@ def finished(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"train__batch_size": 8}, "train.batch_size: was 4, now 8"),
+        ({"train__batch_size": 8}, "a step of this run has 4 samples"),
         ({"seed": 5}, "seed: was 0, now 5"),
         ({"unet__norm_num_groups": 8}, "unet.norm_num_groups: was 4, now 8"),
         ({"condition__drop": 0.5, "prediction": "v"}, "prediction: was 'epsilon', now 'v'"),
@@ -153,36 +153,23 @@ def test_a_finished_run_stays_as_it_is(finished):
     assert {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")} == before
 
 
-@pytest.mark.parametrize("share", [0.0, 0.9, None])
-@pytest.mark.parametrize("name", ["net.safetensors", "average.safetensors", "state.pt", "state.json"])
-def test_a_damaged_checkpoint_is_named(name, share, finished, tmp_path):
-    run = tmp_path / "damaged"
-    shutil.copytree(finished, run)
-    file = run / "checkpoints" / "step_00000006" / "training" / name
-    content = file.read_bytes()
-    if share is None:
-        file.unlink()
-    else:
-        file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=name.replace(".", r"\.")) as caught:
-        trained("label", run, resume=True)
-    assert str(file) in str(caught.value)
-
-
-def test_a_checkpoint_of_another_run_or_of_more_processes(finished, tmp_path):
+def test_a_checkpoint_of_another_network(finished, tmp_path):
     run = tmp_path / "mixed"
     shutil.copytree(finished, run)
-    training = run / "checkpoints" / "step_00000006" / "training"
-    (training / "state.json").write_text(json.dumps({"step": 6, "processes": 3}))
-    with pytest.raises(UserError, match="trained by 3 processes and now there are 1"):
-        trained("label", run, resume=True)
-    (training / "state.json").write_text("{}")
-    with pytest.raises(UserError, match=r"state\.json is damaged"):
-        trained("label", run, resume=True)
-    shutil.rmtree(training)
-    shutil.copytree(trained("toy", tmp_path / "toy", train__steps=1) / "training", training)
+    checkpoint = run / "checkpoints" / "step_00000006"
+    shutil.rmtree(checkpoint)
+    shutil.copytree(trained("toy", tmp_path / "toy", train__steps=1), checkpoint)
     with pytest.raises(UserError, match="does not fit the run's configuration"):
         trained("label", run, resume=True)
+
+
+def test_resuming_if_there_is_a_run(tmp_path):
+    """One command that starts a run and goes on with it, as a job that is started again and again needs."""
+    for steps in (2, 4):
+        trained("label", tmp_path / "run", resume=Resume.IF_ANY, train__steps=steps)
+    assert [record["step"] for record in log_of(tmp_path / "run")] == [1, 2, 3, 4]
+    whole = trained("label", tmp_path / "whole", train__steps=4)
+    assert differences(whole, tmp_path / "run" / "checkpoints" / "step_00000004") == []
 
 
 def test_a_damaged_log_is_named_by_its_line(finished, tmp_path):

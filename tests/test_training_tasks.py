@@ -43,7 +43,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("runs")
     extra = {
         "vae": {"loss__perceptual": 0.1, "loss__perceptual_path": judge_file(base / "judge.safetensors")},
-        "latent": {"codec__path": base / "vae", "codec__cache": True, "condition__path": base / "clip"},
+        "latent": {"codec__path": base / "vae", "cache": {}, "condition__path": base / "clip"},
     }
     for kind in ("label", "toy", "vae", "clip", "latent"):
         trained(kind, base / kind, **LONGER, **extra.get(kind, {}))
@@ -167,7 +167,7 @@ def test_parts_that_are_stored_in_half_precision_are_used_in_full(tmp_path):
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     changes = {"codec__path": folder, "condition__path": folder, "unet__cross_attention_dim": WIDTH}
     task = build_task(validate(config("latent", tmp_path / "run", **changes), "tiny"), torch.device("cpu"))
-    parts = (task.codec.vae, task.player.conditioner.towers[0].encoder)
+    parts = (task.base.codec.vae, task.player.conditioner.towers[0].encoder)
     assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
 
 

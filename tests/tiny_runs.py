@@ -19,7 +19,7 @@ from ldm.data.mnist import MnistConfig
 from ldm.data.sources import open_source
 from ldm.models.judge import DigitJudge, JudgeConfig
 from ldm.training.journal import read_log
-from ldm.training.run import train
+from ldm.training.run import Resume, train
 from ldm.weights.files import read_tensors
 
 DIGITS = 40
@@ -140,7 +140,7 @@ def config(kind: str, output: Path, **changes: Any) -> dict[str, Any]:
     return tree
 
 
-def trained(kind: str, output: Path, *, resume: bool = False, **changes: Any) -> Path:
+def trained(kind: str, output: Path, *, resume: bool | Resume = False, **changes: Any) -> Path:
     """Train, and return the last checkpoint."""
     return train(validate(config(kind, output, **changes), "tiny"), resume=resume)
 

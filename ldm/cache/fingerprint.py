@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ldm.cache.shards import identity
 from ldm.data.example import Source
 from ldm.data.plan import parts_of
+from ldm.data.split import Chosen
 
 
 class Trait(NamedTuple):
@@ -64,13 +65,21 @@ def picture_ids(source: Source) -> np.ndarray:
     row = 0
     for part in parts_of(source)[0]:
         assert part.sizes is not None
-        stamp = getattr(part, "stamp", None)
+        stamp = _stamp(part)
         for index, (height, width) in enumerate(part.sizes.tolist()):
             key = part.key(index)
             told = part.name if stamp is None else str(stamp(index))
             found[row] = identity(key)[0], identity(key, told, f"{height} {width}")[1]
             row += 1
     return found
+
+
+def _stamp(part: Source) -> Callable[[int], object] | None:
+    """What changes with the file of each of a source's pictures, if it tells that."""
+    if isinstance(part, Chosen):
+        whole = _stamp(part.source)
+        return None if whole is None else lambda index: whole(int(part.indices[index]))
+    return getattr(part, "stamp", None)
 
 
 def text_id(text: str | None) -> tuple[int, int]:

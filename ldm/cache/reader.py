@@ -106,6 +106,6 @@ class KeptRows:
         return self._latents.read(self._places[part][index].tolist(), crop, mirrored)
 
     def context(self, caption: str | None) -> Context:
-        """The context of a text, or of the dropped condition, batch size 1, on the CPU, in the cache's dtype."""
+        """The context of a text, or of the dropped condition, batch size 1, on the CPU, float32."""
         assert self._texts is not None
         return self._texts.read(caption)

@@ -140,7 +140,7 @@ class Texts:
         return {**vars(self), "_open": {}}  # a mapping does not travel
 
     def read(self, text: str | None) -> Context:
-        """The context of a text, batch size 1.
+        """The context of a text, batch size 1, float32.
 
         Raises:
             UserError: it is not there.
@@ -151,5 +151,5 @@ class Texts:
         tensors = self._open.get(number)
         if tensors is None:
             tensors = self._open[number] = open_rows(self.shards[number].path)
-        rows = {name: value[row : row + 1] for name, value in tensors.items()}
+        rows = {name: value[row : row + 1].float() for name, value in tensors.items()}
         return Context(rows["tokens"], rows.get("pooled"))

@@ -118,5 +118,7 @@ def _says_more_behind(image: PngImageFile) -> bool:
                 return True
             file.seek(int.from_bytes(start[:4], "big") + 4, io.SEEK_CUR)
         return False
+    except OSError:  # Arrow's files refuse a place beyond their end
+        return False
     finally:
         file.seek(place)

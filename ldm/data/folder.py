@@ -103,7 +103,8 @@ class FolderSource(Pictures):
         self.captioned, self.num_classes, self.orphans = found.captioned, found.num_classes, found.orphans
         self.layout, self.classes = found.layout, found.classes
         self._rows = _Packed(found.rows)
-        self._arrange(len(found.rows), [row.times for row in found.rows])
+        states = [self._state_of(row.path) for row in found.rows]
+        self._arrange([row.key for row in found.rows], states, [row.times for row in found.rows])
 
     def _key(self, row: int) -> str:
         return self._rows[row].key
@@ -133,7 +134,9 @@ class FolderSource(Pictures):
         return self._files.root / found.path
 
     def _state(self, row: int) -> bytes:
-        path = self._rows[row].path
+        return self._state_of(self._rows[row].path)
+
+    def _state_of(self, path: str | None) -> bytes:
         return b"" if path is None else self._files.state(path)
 
     def _words_state(self, row: int) -> bytes:

@@ -27,6 +27,7 @@ _UNREADABLE = (
     ".dng",
     ".svg",
 )
+_PICTURES = {*READABLE, *_UNREADABLE}
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _SHOWN = 3
 
@@ -39,6 +40,7 @@ class FolderFiles:
     Attributes:
         root: the folder.
         names: of all files, relative to it.
+        lists: those of metadata files.
 
     Raises:
         UserError: there is no such folder, or it cannot be read.
@@ -56,6 +58,9 @@ class FolderFiles:
             raise UserError(f"the folder of pictures {root} cannot be read: {error}") from error
         self._states = dict(sorted(self._states.items()))
         self.names = tuple(self._states)
+        self.lists = tuple(
+            name for name in self.names if name.endswith(METADATA) and os.path.basename(name) in METADATA
+        )
 
     def _look_into(self, folder: Path, prefix: str, above: set[str]) -> None:
         with os.scandir(folder) as entries:
@@ -76,7 +81,7 @@ class FolderFiles:
 
     def pictures(self) -> list[str]:
         """The names that end as those of pictures do."""
-        return [name for name in self.names if ending(name) in READABLE + _UNREADABLE]
+        return [name for name in self.names if ending(name) in _PICTURES]
 
     def told(self) -> str:
         """What there is, for messages."""
@@ -99,6 +104,8 @@ def ending(name: str) -> str:
 
 def printable(name: str) -> str:
     """A file name as one line of valid text: what is not is written as an escape."""
+    if name.isascii() and name.isprintable():
+        return name
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text)
 

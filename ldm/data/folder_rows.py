@@ -88,7 +88,7 @@ def find_rows(files: FolderFiles, config: FolderConfig) -> Found:
 
 
 def _guess_layout(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) -> str:
-    if any(os.path.basename(name) in METADATA for name in files.names):
+    if files.lists:
         return "metadata"
     folders = {_folder(name) for name in pictures}
     if any(_KOHYA.fullmatch(folder) for folder in folders):
@@ -109,7 +109,7 @@ def _folder(name: str) -> str:
 
 
 def _refuse_splits(files: FolderFiles, pictures: Sequence[str]) -> None:
-    folders = {_folder(name) for name in [*pictures, *(n for n in files.names if os.path.basename(n) in METADATA)]}
+    folders = {_folder(name) for name in [*pictures, *files.lists]}
     if len(folders) > 1 and {folder.lower() for folder in folders} <= _SPLITS:
         names = sorted(folders)
         first = next((name for name in names if name.lower().startswith("train")), names[0])
@@ -215,11 +215,9 @@ def _metadata(files: FolderFiles, pictures: Sequence[str], config: FolderConfig)
     if config.label_column is None:
         return Found("metadata", rows, bool(columns), orphans=lone)
     numbered = number_labels(labels, config.classes)
-    for i, (row, number) in enumerate(zip(rows, numbered.numbers, strict=True)):
-        fault = row.fault or (
-            None if number is not None else f"{entries[i].where}: {config.label_column} {numbered.fault(i)}"
-        )
-        rows[i] = row._replace(label=number, fault=fault)
+    for i, (row, entry, number) in enumerate(zip(rows, entries, numbered.numbers, strict=True)):
+        unlabelled = f"{entry.where}: {config.label_column} {numbered.fault(i)}" if number is None else None
+        rows[i] = row._replace(label=number, fault=row.fault or unlabelled)
     return Found("metadata", rows, bool(columns), numbered.names, numbered.count, lone)
 
 

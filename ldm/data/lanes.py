@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -100,6 +100,13 @@ class Lanes:
                 found.append(Span(shards[i], position - begin, end - begin))
             position, i = end, i + 1
         return found
+
+    def others(self, place: Place) -> Iterator[tuple[int, int]]:
+        """(block, lane) of all other blocks of the epoch, from the next one on."""
+        for lane in (*range(place.lane, self.count), *range(place.lane)):
+            first = place.block + 1 if lane == place.lane else 0
+            yield from ((block, lane) for block in range(first, self.blocks(place.epoch, lane)))
+        yield from ((block, place.lane) for block in range(place.block))
 
     def _length(self, epoch: int, lane: int, block: int) -> int:
         first, last = self._epoch(epoch).lanes[lane : lane + 2]

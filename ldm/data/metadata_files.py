@@ -52,17 +52,16 @@ def read_metadata(files: FolderFiles, caption_columns: Sequence[str], label_colu
     Raises:
         UserError: there is no list, there are two in one folder, or one cannot be read at all or lacks a column.
     """
-    lists = [name for name in files.names if os.path.basename(name) in METADATA]
-    if not lists:
+    if not files.lists:
         looked = f"{', '.join(METADATA[:-1])} or {METADATA[-1]}"
         raise UserError(f"no {looked} in {files.root} or folders in it: {files.told()}")
     first: dict[str, str] = {}
-    for name in lists:
+    for name in files.lists:
         if (other := first.setdefault(os.path.dirname(name), name)) != name:
             raise UserError(f"{files.root / name} stands beside {os.path.basename(other)}, and one of them is enough")
     columns = [_FILE_NAME, *caption_columns, *([] if label_column is None else [label_column])]
     entries: dict[str, Entry] = {}
-    for name in lists:
+    for name in files.lists:
         lines = list(_READERS[ending(name)](files.root / name))
         _check_columns(files.root / name, lines, columns)
         for place, said in lines:

@@ -68,19 +68,19 @@ class Pictures(abc.ABC):
         self.channels = 3 if config.colours == "rgb" else 1
         self._background, self._skip = config.background, config.skip
 
-    def _arrange(self, rows: int, times: Sequence[int] | None = None) -> None:
+    def _arrange(self, keys: Sequence[str], states: Sequence[bytes], times: Sequence[int] | None = None) -> None:
         """Leave out what is to be skipped, put copies far from each other, and find the sizes.
 
         Args:
-            rows: how many there are.
+            keys, states: of all rows.
             times: how often each comes; once, when not given.
         """
-        kept = _without_skipped(self._skip, [self._key(row) for row in range(rows)], self.name)
-        often = torch.ones(rows, dtype=torch.int64) if times is None else torch.tensor(times)
+        kept = _without_skipped(self._skip, keys, self.name)
+        often = torch.ones(len(keys), dtype=torch.int64) if times is None else torch.tensor(times)
         rounds = range(int(often[kept].max()) if len(kept) else 0)
         self._order = torch.cat([kept[:0], *(kept[often[kept] > done] for done in rounds)])
         found = kept.tolist()
-        sizes, sized = read_sizes(self._home, [self._state(row) for row in found], lambda i: self._size(found[i]))
+        sizes, sized = read_sizes(self._home, [states[row] for row in found], lambda i: self._size(found[i]))
         position = torch.searchsorted(kept, self._order)
         self.sizes, self.sized = sizes[position], sized[position]
 

@@ -159,23 +159,37 @@ def read_if_there(place: str) -> bytes | None:
 
 
 class _Patient(io.RawIOBase):
-    """A file behind a URL; reading goes on after the connection was lost.
+    """A file behind a URL; when the connection is lost, it is opened anew.
 
     Raises:
-        UserError: on reading, when it was lost for good.
+        UserError: there is no such file, or the connection is lost for good.
     """
 
     def __init__(self, url: str) -> None:
         self._url, self._at = url, 0
-        with reaching(url):
-            self._file = self._open()
+        self._file: Any = None
+        self._size: int = self._try(lambda file: file.size)
 
-    def _open(self) -> Any:
-        import fsspec
+    def _try(self, function: Callable[[Any], T]) -> T:
+        with reaching(self._url):
+            for wait in _WAITS:
+                try:
+                    return function(self._opened())
+                except (FileNotFoundError, PermissionError, ImportError, ValueError):
+                    raise  # these stay what they are
+                except Exception:
+                    self._file = None
+                    time.sleep(wait)
+            return function(self._opened())
 
-        # A file system belongs to its process, so it is looked up anew: after a fork it is another one.
-        system, path = fsspec.core.url_to_fs(self._url)
-        return system.open(path, "rb")
+    def _opened(self) -> Any:
+        if self._file is None:
+            import fsspec
+
+            # A file system belongs to its process, so it is looked up anew: after a fork it is another one.
+            system, path = fsspec.core.url_to_fs(self._url)
+            self._file = system.open(path, "rb")
+        return self._file
 
     def readable(self) -> bool:
         return True
@@ -187,34 +201,19 @@ class _Patient(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
-        self._at = start + offset
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
         return self._at
 
     def readinto(self, buffer: Any, /) -> int:
-        with reaching(self._url):
-            data = self._read(len(buffer))
+        data = self._try(lambda file: (file.seek(self._at), file.read(len(buffer)))[1])
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
 
-    def _read(self, count: int) -> bytes:
-        for wait in (*_WAITS, None):
-            try:
-                self._file.seek(self._at)
-                return self._file.read(count)
-            except (FileNotFoundError, PermissionError, ValueError):  # no second try would change these
-                raise
-            except Exception:
-                if wait is None:
-                    raise
-                time.sleep(wait)
-                self._file = self._open()
-        raise AssertionError  # the loop returns or raises
-
     def close(self) -> None:
-        if not self.closed:
+        if self._file is not None:
             self._file.close()
+            self._file = None
         super().close()
 
 

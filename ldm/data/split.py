@@ -55,7 +55,7 @@ def hold_out(source: Source, count: int, seed: int) -> tuple[Source, Source]:
         held = [b for _, b in halves if len(b)]
         return kept, held[0] if len(held) == 1 else Mixture(held, [len(part) for part in held])
     if source.stream:
-        raise UserError(f"{source.name} is a stream, of which nothing can be held out: give validation.data of its own")
+        raise UserError(f"{source.name} is a stream, of which nothing can be held out: set validation.count to 0")
     first: dict[str, int] = {}
     same = torch.tensor([first.setdefault(source.key(i), i) for i in range(len(source))])
     distinct = torch.tensor(list(first.values()))

@@ -31,7 +31,9 @@ class StreamConfig(PictureConfig):
         shuffle: so many samples are held, over all lanes, to be shuffled; 1 keeps the order within shards.
         processes, workers: how many may share the reading without anything being read twice. Numbers of processes that
             divide ``processes``, and of workers per process that divide ``workers``, do so; others work too, and see
-            the same samples in the same order, but several of them read one lane. The order depends on both settings.
+            the same samples in the same order, but several of them read one lane. A process that accumulates n batches
+            counts as n. The order depends on both settings, and at the front of its lane in every epoch a reader has
+            to find its place in a shard: there should be many more shards than processes times workers.
     """
 
     classes: Annotated[int, Field(ge=1)] | tuple[str, ...] | None = None
@@ -265,12 +267,13 @@ class _Cursor:
         self._head = _Head(shards)
         self._held: tuple[int, int] | None = None  # epoch and block of ``_rows``
         self._rows: list[Row] = []
-        self._reserve: list[Row] | None = None  # what stands in where that block is used up
+        self._reserve: list[Row] = []  # what may stand in where none of that block can, and where more comes from
+        self._more: Iterator[Row] | None = None
 
     def find(self, place: Place, turn: int) -> Row | None:
         """The sample at a place; or the ``turn``-th that may stand in for it, if there are so many."""
         if self._held != place[:2]:
-            self._rows, self._reserve = [], None  # not two blocks at once
+            self._rows, self._reserve, self._more = [], [], None  # not two blocks at once
             self._rows = self._head.take(self._lanes.spans(*place[:3]))
             self._held = place[:2]
         row = self._rows[place.at]
@@ -279,24 +282,30 @@ class _Cursor:
                 return row
             turn -= 1
         others = self._usable(self._rows[: place.at] + self._rows[place.at + 1 :])
-        if turn >= len(others):  # as behind a damage, where all the rest of a shard is lost
-            turn -= len(others)
-            others = self._reserve = self._following(place) if self._reserve is None else self._reserve
-        return others[(place.at + turn) % len(others)] if turn < len(others) else None
+        if turn < len(others):
+            return others[(place.at + turn) % len(others)]
+        return self._from_reserve(place, turn - len(others))
 
     def _usable(self, rows: Sequence[Row]) -> list[Row]:
         return [row for row in rows if not row.trouble and row.key not in self._skipped]
 
-    def _following(self, place: Place) -> list[Row]:
-        """What can be used of the next block of the lane of which anything can."""
-        blocks = self._lanes.blocks(place.epoch, place.lane)
+    def _from_reserve(self, place: Place, turn: int) -> Row | None:
+        """Where a block cannot be used, as behind a damage in a shard, those that follow help out."""
+        if self._more is None:
+            self._more = self._following(place)
+        while len(self._reserve) < max(turn + 1, self._lanes.size) and (row := next(self._more, None)) is not None:
+            self._reserve.append(row)
+        if turn >= len(self._reserve):
+            return None
+        first = min(self._lanes.size, len(self._reserve))  # not one sample in the place of all
+        return self._reserve[(place.at + turn) % first if turn < first else turn]
+
+    def _following(self, place: Place) -> Iterator[Row]:
+        """What can be used of the rest of the epoch, from the next block of the lane on."""
         head = _Head(self._shards)
         try:
-            for further in range(1, blocks):
-                spans = self._lanes.spans(place.epoch, (place.block + further) % blocks, place.lane)
-                if others := self._usable(head.take(spans)):
-                    return others
-            return []
+            for block, lane in self._lanes.others(place):
+                yield from self._usable(head.take(self._lanes.spans(place.epoch, block, lane)))
         finally:
             head.close()
 

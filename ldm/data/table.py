@@ -91,7 +91,8 @@ class TableSource(Pictures):
         self.captioned, self.num_classes, self.classes = bool(captions), None, config.classes
         if config.label_column is not None:
             self._number_labels(table, config.label_column)
-        self._arrange(len(table))
+        rows = range(len(table))
+        self._arrange([str(row) for row in rows], [self._state(row) for row in rows])
 
     def _number_labels(self, table: Any, column: str) -> None:
         try:

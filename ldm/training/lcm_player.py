@@ -25,13 +25,16 @@ class StudentPlayer(nn.Module):
         teacher: a model whose network stays as it is.
         run: of the distillation.
         guidance: the teacher's scale; of two numbers, the student is told the one between them that was drawn.
+        nothing: the context of no condition, batch size 1, where contexts come from a cache.
     """
 
-    def __init__(self, net: nn.Module, teacher: Model, run: LcmRun, guidance: Guidance) -> None:
+    def __init__(
+        self, net: nn.Module, teacher: Model, run: LcmRun, guidance: Guidance, nothing: Context | None = None
+    ) -> None:
         super().__init__()
         self.net = net
         self._teacher, self._target = Borrowed(teacher), Borrowed(self)
-        self._guidance, self._huber_c = guidance, run.huber_c
+        self._guidance, self._huber_c, self._nothing = guidance, run.huber_c, nothing
         self._process = chain_of(teacher.process.build())
         self._ladder = Ladder(self._process, run.solver_steps)
         self._reads_sizes = getattr(teacher.net.config, "pooled_dim", None) is not None
@@ -84,21 +87,13 @@ class StudentPlayer(nn.Module):
             assert both is not None
             context, without = both.rows(0, count), both.rows(count, count + 1)
         else:
-            context, without = batch.context, self._nothing(batch.context)
+            assert self._nothing is not None
+            context, without = batch.context, _with_windows_of(batch.context, self._nothing)
         context, without = context.to(device), without.repeat(count).to(device)
         if self._reads_sizes:
             sizes = batch.sizes().to(device, non_blocking=True)
             context, without = context._replace(sizes=sizes), without._replace(sizes=sizes)
         return context, None if self._guidance == 1 else without
-
-    def _nothing(self, like: Context) -> Context:
-        """The context of no condition, batch size 1, with as many windows as ``like``."""
-        found = self.teacher.conditioner.encode([None])
-        assert found is not None
-        assert found.tokens is not None
-        assert like.tokens is not None
-        windows = like.tokens.shape[1] // found.tokens.shape[1]
-        return found._replace(tokens=found.tokens.repeat(1, windows, 1))
 
     def _by_quarter(self, losses: Tensor, t: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """The loss by quarter of t: it grows from the clean end, where it is anchored, to the noisy one."""
@@ -115,3 +110,10 @@ def chain_of(process: Process) -> DiscreteProcess:
     if not isinstance(process, DiscreteProcess):
         raise UserError("only teachers whose process is a chain of betas can be distilled, and this one's is a flow")
     return process
+
+
+def _with_windows_of(like: Context, nothing: Context) -> Context:
+    """The context of no condition with as many windows as ``like``, as ``TextConditioner`` pads prompts of a call."""
+    assert like.tokens is not None
+    assert nothing.tokens is not None
+    return nothing._replace(tokens=nothing.tokens.repeat(1, like.tokens.shape[1] // nothing.tokens.shape[1], 1))

@@ -9,20 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.codec import Codec, VAECodec
-from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner
-from ldm.data.samples import TrainingSamples
-from ldm.data.sources import open_source
+from ldm.codec import Codec
+from ldm.conditioner import Conditioner, NoConditioner
 from ldm.diffusion.consistency import TIMESTEP_SCALING
 from ldm.errors import UserError
 from ldm.images import save_grid
 from ldm.models.unet import UNet
-from ldm.text_conditioner import TextConditioner
 from ldm.training.drawn import draw_pictures, share_of
 from ldm.training.lcm_player import StudentPlayer, chain_of
 from ldm.training.lcm_settings import LEARNED, TOLD, Guidance, LcmRun
 from ldm.training.lora_training import add_lora, lora_of, write_lora
-from ldm.training.start import condition_of, start_of
+from ldm.training.material import material_of, place
 from ldm.training.tune_settings import LoraTune
 from ldm.weights.files import read_json, write_json
 from ldm.weights.lora import merge_loras
@@ -38,42 +35,19 @@ class LcmTask:
 
     def __init__(self, run: LcmRun, device: torch.device) -> None:
         self.run, self.device = run, device
-        source = open_source(run.data)
-        self._start = start_of(run.of_teacher(), source)
-        self.teacher = self._start.model
+        material = material_of(run.of_teacher(), device)
+        self._start, self.samples, self.teacher = material.start, material.samples, material.start.model
         _check_teacher(run, self.teacher)
         self.guidance = _guidance_of(run, self.teacher)
-        _freeze(self.teacher, device)
-        self.samples = TrainingSamples(
-            source,
-            run.seed,
-            frame=run.frame,
-            captions=run.captions,
-            condition=condition_of(self.teacher.conditioner),
-            flip=run.flip,
-            process=self.teacher.process.build(),
-            space=(self.teacher.codec.channels, self.teacher.codec.factor),
+        for part in (self.teacher.net, self.teacher.conditioner):
+            if isinstance(part, nn.Module):
+                part.to(device, torch.float32).eval().requires_grad_(False)
+        kept = self.samples.kept
+        nothing = kept.context(None).to(device) if kept is not None and kept.texts else None
+        self.player = StudentPlayer(
+            student_of(self.teacher, run, self.guidance), self.teacher, run, self.guidance, nothing
         )
-        self.player = StudentPlayer(self._student(), self.teacher, run, self.guidance)
         self.players: dict[str, nn.Module] = {"net": self.player}
-
-    def _student(self) -> nn.Module:
-        """What is trained; it begins as the teacher, whatever guidance it is told."""
-        net: Any = self.teacher.net
-        if isinstance(self.run.tune, LoraTune):
-            if not isinstance(net, UNet):
-                raise UserError("a LoRA changes a U-Net, and the teacher has none")
-            student = copy.deepcopy(net, {id(p): p for p in net.parameters()})  # whose weights are the teacher's own
-            add_lora({"unet": student}, self.run.tune)
-        elif isinstance(self.guidance, tuple):
-            student = UNet(net.config.model_copy(update={"time_cond_proj_dim": self.run.guidance_waves}))
-            nn.init.zeros_(student.time_embedding.cond_proj.weight)  # pyright: ignore[reportOptionalMemberAccess]
-            student.load_state_dict(net.state_dict(), strict=False)
-        else:
-            student = copy.deepcopy(net).requires_grad_(True)
-        if isinstance(student, UNet):
-            student.gradient_checkpointing = self.run.train.gradient_checkpointing
-        return student.train()
 
     def follow(self, averaged: nn.Module) -> None:
         """The moving average that the trainer keeps is the target network."""
@@ -133,18 +107,36 @@ class LcmTask:
 
     def draw(self, averaged: nn.Module, rank: int, processes: int) -> list[Tensor]:
         assert isinstance(averaged, StudentPlayer)
-        sample, conditioner = self.run.sample, self.teacher.conditioner
+        sample = self.run.sample
         numbers = share_of(sample.count, rank, processes)
         wanted = [sample.conditions[k % len(sample.conditions)] if sample.conditions else None for k in numbers]
-        if isinstance(conditioner, TextConditioner):
-            # Apart from training's, which remembers contexts as autocast computed them.
-            conditioner = TextConditioner(*conditioner.towers, zero_for_none=conditioner.zero_for_none)
-        model = self._model(averaged.net, self.teacher.codec, conditioner, {})
+        codec, conditioner = self._start.parts()  # for as long as somebody draws, as a cache may stand for them
+        place(codec, conditioner, self.device, torch.float32)
+        model = self._model(averaged.net, codec, conditioner, {})
         return draw_pictures(model, self.device, wanted, [self.run.seed + k for k in numbers])
 
     def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
         save_grid(torch.stack(pictures), path, self.run.sample.columns, scale=2)
         return {}
+
+
+def student_of(teacher: Model, run: LcmRun, guidance: Guidance) -> nn.Module:
+    """What is trained; it begins as the teacher, whatever guidance it is told."""
+    net: Any = teacher.net
+    if isinstance(run.tune, LoraTune):
+        if not isinstance(net, UNet):
+            raise UserError("a LoRA changes a U-Net, and the teacher has none")
+        student = copy.deepcopy(net, {id(p): p for p in net.parameters()})  # whose weights are the teacher's own
+        add_lora({"unet": student}, run.tune)
+    elif isinstance(guidance, tuple):
+        student = UNet(net.config.model_copy(update={"time_cond_proj_dim": run.guidance_waves}))
+        nn.init.zeros_(student.time_embedding.cond_proj.weight)  # pyright: ignore[reportOptionalMemberAccess]
+        student.load_state_dict(net.state_dict(), strict=False)
+    else:
+        student = copy.deepcopy(net).requires_grad_(True)
+    if isinstance(student, UNet):
+        student.gradient_checkpointing = run.train.gradient_checkpointing
+    return student.train()
 
 
 # --------------------------------------------------------------------------------- the teacher
@@ -155,19 +147,6 @@ def _check_teacher(run: LcmRun, model: Model) -> None:
     if model.inpaints:
         raise UserError(f"teacher {run.teacher} is an inpainting model, and only models that draw all can be distilled")
     _check_steps(run.solver_steps, chain_of(model.process.build()).num_train_timesteps)
-
-
-def _freeze(model: Model, device: torch.device) -> None:
-    """Bring all parts to the device, in float32; they stay as they are."""
-    parts: list[nn.Module] = [model.net]
-    if isinstance(model.codec, VAECodec):
-        parts.append(model.codec.vae)
-    if isinstance(model.conditioner, LabelConditioner):
-        parts.append(model.conditioner)
-    if isinstance(model.conditioner, TextConditioner):
-        parts += [tower.encoder for tower in model.conditioner.towers]
-    for part in parts:
-        part.to(device, torch.float32).eval().requires_grad_(False)
 
 
 def _check_steps(steps: int, length: int) -> None:

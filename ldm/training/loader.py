@@ -44,13 +44,14 @@ def check_samples(wanted: int, settings: TrainSettings, team: Team) -> None:
     if found == wanted:
         return
     told = (
-        f"a step of this run has {wanted} samples, and {team.size} processes with train.batch_size "
-        f"{settings.batch_size} and train.gradient_accumulation {settings.gradient_accumulation} make it {found}"
+        f"a step of this run has {wanted} samples, and {team.size} process{'es' * (team.size > 1)} with "
+        f"train.batch_size {settings.batch_size} and train.gradient_accumulation {settings.gradient_accumulation} "
+        f"make it {found}"
     )
     each, rest = divmod(wanted, team.size)
     if rest:
         fitting = ", ".join(str(n) for n in range(1, wanted + 1) if wanted % n == 0)
-        raise UserError(f"{told}; {wanted} cannot be shared by {team.size}: start {fitting} processes")
+        raise UserError(f"{told}; {wanted} cannot be shared by {team.size} processes, but by {fitting}")
     sizes = [size for size in range(1, each + 1) if each % size == 0]
     near = sorted(sizes, key=lambda size: abs(size - settings.batch_size))[:3]
     ways = " or ".join(f"train.batch_size={size} train.gradient_accumulation={each // size}" for size in near)

@@ -12,11 +12,11 @@ from torch import nn
 
 from ldm.errors import UserError, need
 from ldm.training.tune_settings import LoraTune
+from ldm.weights.in_folder import LORA_FILE
 from ldm.weights.lora import Lora, LoraLayer
 from ldm.weights.lora_files import save_lora
 from ldm.weights.lora_names import layers_of
 
-PEFT_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it, which looks for this name in a folder
 KOHYA_ENDING = ".kohya.safetensors"
 _ADAPTER = "default"
 _BLOCK = re.compile(r"(down_blocks|mid_block|up_blocks|(text_model\.)?encoder\.layers)\.")
@@ -97,7 +97,7 @@ def _layer(part: Any) -> LoraLayer:
 
 def write_lora(folder: Path, lora: Lora, architecture: str | None = None) -> None:
     """Write a LoRA in both namings: ``pytorch_lora_weights.safetensors`` and ``NAME.kohya.safetensors``."""
-    save_lora(lora, folder / PEFT_FILE, "peft", architecture)
+    save_lora(lora, folder / LORA_FILE, "peft", architecture)
     save_lora(lora, folder / f"{lora.name}{KOHYA_ENDING}", "kohya", architecture)
 
 

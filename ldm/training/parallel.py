@@ -10,6 +10,7 @@ is put together one block at a time. Its parameters are ``DTensor``s, of which e
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -39,14 +40,16 @@ class Team:
         self.rank, self.size = rank, size
         self.group = dist.new_group(backend="gloo", timeout=_PATIENCE) if size > 1 else None
 
+    def part(self) -> None:
+        """When all processes are done; those that Accelerate made a group of leave it as they end."""
+        if self.group is not None:
+            dist.barrier(self.group)
+            dist.destroy_process_group(self.group)
+            atexit.register(_leave)
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.group is not None:
-            dist.barrier(self.group)
 
     def gather(self, value: T) -> list[T]:
         """The value of each process, in order, for all of them."""
@@ -89,6 +92,11 @@ class Team:
             raise error
         if said:
             raise UserError(said[0])
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 # --------------------------------------------------------- networks in shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +59,29 @@ def with_prior(source: Source, prior: Source) -> Mixture:
     return Mixture([*parts, marked], [*(float(weight / whole) for weight in weights), 1.0])
 
 
+def is_of_class(source: Source) -> bool:
+    """Whether a part of a mixture holds the pictures of the class."""
+    return isinstance(source, _Marked)
+
+
 def share_of_prior(batch: Batch) -> Tensor:
     """1 for samples that are pictures of the class and 0 for others, float32 (B,), on the CPU."""
     return torch.tensor([float(key.startswith(_MARK)) for key in batch.keys])
 
 
 def class_pictures(
-    folder: Path, model: Model, device: torch.device, prior: PriorPictures, told: dict[str, Any]
-) -> Source:
-    """Pictures that the model draws of the class; those that are there already are kept.
+    folder: Path, model: Callable[[], Model], device: torch.device, prior: PriorPictures, told: dict[str, Any]
+) -> FolderSource:
+    """Pictures that a model draws of the class; those that are there already are kept.
 
     Each is drawn from a seed of its own, its number, by whichever process it falls to.
 
     Args:
         folder: where they are kept.
-        model: on ``device``.
+        model: gives the model on ``device``; called where something is to be drawn.
         device: to draw on.
         prior: what of, and how many.
-        told: what else they depend on.
+        told: what else they depend on, beside ``colours``, the channels of a picture.
 
     Raises:
         UserError: the folder has pictures of something else.
@@ -85,16 +91,21 @@ def class_pictures(
     missing = [k for k, path in enumerate(paths) if not path.is_file()]
     together = dist.is_available() and dist.is_initialized()
     own = missing[dist.get_rank() :: dist.get_world_size()] if together else missing
-    pipeline = Pipeline(model, device, torch.float32)
-    batches = [own[k : k + prior.batch_size] for k in range(0, len(own), prior.batch_size)]
+    if own:
+        _draw({k: paths[k] for k in own}, Pipeline(model(), device, torch.float32), prior)
+    if together:
+        dist.barrier()
+    colours = "grey" if told["colours"] == 1 else "rgb"
+    return FolderSource(FolderConfig(path=folder, layout="plain", caption=prior.prompt, colours=colours))
+
+
+def _draw(paths: dict[int, Path], pipeline: Pipeline, prior: PriorPictures) -> None:
+    numbers = list(paths)
+    batches = [numbers[k : k + prior.batch_size] for k in range(0, len(numbers), prior.batch_size)]
     for batch in tqdm(batches, desc="pictures of the class", unit="batch", disable=None):
         pictures = pipeline.generate([prior.prompt] * len(batch), batch, batch_size=prior.batch_size)
         for k, image in zip(batch, to_pil(pictures), strict=True):
             save_image(image, paths[k])
-    if together:
-        dist.barrier()
-    colours = "grey" if model.codec.colours == 1 else "rgb"
-    return FolderSource(FolderConfig(path=folder, layout="plain", caption=prior.prompt, colours=colours))
 
 
 def _check_note(folder: Path, told: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
@@ -119,9 +118,9 @@ def _processes(run: RunSettings) -> Iterator[tuple[Accelerator, Team]]:
     )
     _check_processes(accelerator.num_processes)
     with meeting_place(settings.parallel == "fsdp"):
-        yield accelerator, Team(accelerator.process_index, accelerator.num_processes)
-        if accelerator.num_processes > 1:
-            dist.destroy_process_group()
+        team = Team(accelerator.process_index, accelerator.num_processes)
+        yield accelerator, team
+        team.part()
 
 
 def _go_on(run: RunSettings, trainer: Trainer, team: Team) -> dict[Path, str]:

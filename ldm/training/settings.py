@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ldm.cache.settings import CacheConfig
 from ldm.data.caption_forms import CaptionConfig
 from ldm.data.framing import FrameConfig
 from ldm.data.sources import SourceConfig
@@ -33,12 +34,10 @@ class VAECodecConfig(Settings):
 
     Attributes:
         path: a run or model folder with a ``vae``.
-        cache: encode every picture once at the start and keep the moments in memory.
     """
 
     kind: Literal["vae"]
     path: Path
-    cache: bool = False
 
 
 class NoConditionConfig(Settings):
@@ -147,6 +146,7 @@ class DiffusionRun(RunSettings):
         condition: what conditions a new network; nothing by default. Beside ``model``, of kind ``model``, which says
             how often its condition is dropped; never, by default.
         frozen_dtype: of weights that are not trained; half precision needs the same ``train.mixed_precision``.
+        cache: what the VAE and the text encoder give is kept in files; training then needs neither.
         prior: pictures of the class that must not be forgotten (DreamBooth).
         masks: for inpainting networks.
         sample: sheets of samples.
@@ -167,6 +167,7 @@ class DiffusionRun(RunSettings):
     codec: CodecConfig | None = None
     condition: ConditionConfig | None = None
     frozen_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    cache: CacheConfig | None = None
     prior: PriorConfig | None = None
     masks: MaskConfig | None = None
     sample: SampleSettings = SampleSettings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,9 +49,19 @@ def start_of(run: DiffusionRun, source: Source) -> Start:
         _check_captions(source)  # before its tower is looked for
     start = _new(run, source) if run.model is None else _finished(run)
     _check_data(start.model, source)
+    start.model.defaults = {**start.model.defaults, **_said(run)}
     if run.masks is not None and not start.model.inpaints:
         raise UserError("masks are for inpainting networks, and this one reads no mask beside the picture")
     return start
+
+
+def _said(run: DiffusionRun) -> dict[str, Any]:
+    """How a run says that its model likes to be drawn with."""
+    sample = run.sample
+    if run.model is not None and sample.sampler is not None and sample.steps is None:
+        raise UserError("sample.sampler beside a finished model needs sample.steps too: the model's own are of another")
+    said = {"sampler": sample.sampler, "steps": sample.steps, "guidance": sample.guidance}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 # ----------------------------------------------------------------------------- a finished model

@@ -15,9 +15,9 @@ from ldm.text_conditioner import Tower
 from ldm.training.tune_settings import InversionTune
 from ldm.weights.embeddings import Embedding, add_embedding
 from ldm.weights.files import write_tensors
+from ldm.weights.in_folder import EMBEDDING_FILE
 from ldm.weights.parts import TEXT_ENCODERS
 
-FILE = "learned_embeds.safetensors"  # as diffusers calls it
 _XL = ("clip_l", "clip_g")
 
 
@@ -106,7 +106,8 @@ def write_word(folder: Path, token: str, vectors: Mapping[str, Tensor]) -> Path:
         token: the word.
         vectors: "text_encoder" and maybe "text_encoder_2" -> (n, D).
     """
-    tensors = {token: vectors["text_encoder"]} if len(vectors) == 1 else dict(zip(_XL, vectors.values(), strict=True))
-    path = folder / (FILE if len(vectors) == 1 else f"{token}.safetensors")
+    names = (token,) if len(vectors) == 1 else _XL
+    path = folder / (EMBEDDING_FILE if len(vectors) == 1 else f"{token}.safetensors")
+    tensors: dict[str, Tensor] = dict(zip(names, vectors.values(), strict=True))
     write_whole(path, lambda file: write_tensors(file, tensors))
     return path

@@ -72,11 +72,14 @@ _OF_PICTURES = (
     ("animated", r" has \d+ frames, and which is meant is unknown: "),
 )
 _OF_WORDS = (
+    (
+        "shard",
+        r" is cut off in the middle of | ends after \d+ of \d+ samples$| is damaged behind its first \d+ sample",
+    ),
     ("encoding", r" is not valid UTF-8(: it begins as UTF-16 does.*)?$"),
     ("empty", r" is empty$"),
     ("uncaptioned", r" has no caption: looked for |: no .+ for .+$"),
     ("missing", r" is missing$| has no picture: no .+ file$|, and there is no such file$|^there is no picture$"),
-    ("truncated", r" is cut off in the middle of | ends after \d+ of \d+ samples$| is damaged behind its first "),
     ("words", r" is no text: | holds zero bytes, and is no text$| holds no keys and values in JSON$|, and should be "),
     ("words", r" is in no folder of a class$| is in the folder .*, which is none of classes$| gives .+ the class "),
     (

@@ -25,6 +25,7 @@ KINDS = {
     "truncated": Kind("pictures that are cut off"),
     "bomb": Kind("pictures too large to open"),
     "animated": Kind("pictures of several frames"),
+    "shard": Kind("damaged shards, which have lost what follows"),
     "small": Kind("pictures smaller than they are trained at"),
     "same": Kind("exact copies of another picture"),
     "uncaptioned": Kind("pictures without a caption"),

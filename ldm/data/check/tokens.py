@@ -30,7 +30,7 @@ class Tokens:
         return len(self._tokenizer(self._prefix + caption, add_special_tokens=False, verbose=False).input_ids)
 
 
-def tokenizer_at(place: str | None) -> Any:
+def tokenizer_at(place: str | None, how: Loading) -> Any:
     """The first tokenizer of a model, or, where none is named or the model brings none, CLIP's own.
 
     Raises:
@@ -38,6 +38,6 @@ def tokenizer_at(place: str | None) -> Any:
     """
     if place is None:
         return usual_tokenizer({})
-    papers = read_papers(locate(place, Loading()))
+    papers = read_papers(locate(place, how), how.allow_pickle)
     files = papers.tokenizers.get("tokenizer") or papers.tokenizers.get("tokenizer_2")
     return tokenizer_of(files) if files else usual_tokenizer({})

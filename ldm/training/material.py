@@ -1,0 +1,120 @@
+"""What a diffusion run learns from: its source, class pictures beside it, a part held out, and a cache of all that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ldm.codec import Codec, VAECodec
+from ldm.conditioner import Conditioner
+from ldm.data.example import Source
+from ldm.data.samples import Kept, TrainingSamples
+from ldm.data.sources import open_source
+from ldm.data.split import hold_out
+from ldm.errors import UserError
+from ldm.text_conditioner import TextConditioner
+from ldm.training.caching import open_cache
+from ldm.training.prior import class_pictures, with_prior
+from ldm.training.settings import DiffusionRun
+from ldm.training.start import FROZEN, Start, condition_of, start_of
+from ldm.training.textual_inversion import check_captions
+from ldm.training.tune_settings import InversionTune
+from ldm.training.validation import HeldOut
+from ldm.weights.model import Model
+
+_CAPTIONS_LOOKED_AT = 100
+
+
+@dataclass
+class Material:
+    """What training starts from and learns from.
+
+    Attributes:
+        start: the model; what training needs of its frozen parts is on the device.
+        samples: for training.
+        held_out: for validation, if any.
+    """
+
+    start: Start
+    samples: TrainingSamples
+    held_out: HeldOut | None
+
+
+def material_of(run: DiffusionRun, device: torch.device) -> Material:
+    """Open what a run learns from; all processes call it together.
+
+    Raises:
+        UserError: anything about it that the user can mend.
+    """
+    source = open_source(run.data)
+    start = start_of(run, source)
+    validation = run.validation
+    count = validation.count if validation is not None else 0
+    learned, held = hold_out(source, count, validation.seed) if validation is not None and count else (source, None)
+    if run.prior is not None:
+        prior = _prior(run, start, device)
+        source, learned = with_prior(source, prior), with_prior(learned, prior)
+    cache = open_cache(run, source, start, device)
+    kept = None if cache is None else cache.of(learned)
+    samples = _samples(run, start.model, learned, kept)
+    _check(run, samples)
+    held_out = None
+    if held is not None and validation is not None:
+        fixed = run.model_copy(update={"flip": False, "condition": None, "seed": validation.seed})
+        held_samples = _samples(fixed, start.model, held, None if cache is None else cache.of(held))
+        held_out = HeldOut(held_samples, validation.times, run.train.batch_size, validation.seed)
+    # what a cache takes the place of stays mapped from its file
+    codec = start.model.codec if kept is None or not kept.latents else None
+    conditioner = start.model.conditioner if kept is None or not kept.texts else None
+    place(codec, conditioner, device, FROZEN[run.frozen_dtype])
+    return Material(start, samples, held_out)
+
+
+def _samples(run: DiffusionRun, model: Model, source: Source, kept: Kept | None) -> TrainingSamples:
+    return TrainingSamples(
+        source,
+        run.seed,
+        frame=run.frame,
+        captions=run.captions,
+        condition=condition_of(model.conditioner),
+        drop=getattr(run.condition, "drop", 0.0),
+        flip=run.flip,
+        process=model.process.build(),
+        space=(model.codec.channels, model.codec.factor),
+        kept=kept,
+    )
+
+
+def _check(run: DiffusionRun, samples: TrainingSamples) -> None:
+    if run.prior is not None and len(samples.plan.shapes) > 1:
+        raise UserError("prior needs pictures of one shape, so that each step has both kinds: frame.buckets false")
+    if isinstance(run.tune, InversionTune) and not any(part.stream for part in samples.plan.parts):
+        numbers = range(min(_CAPTIONS_LOOKED_AT, len(samples.source)))
+        check_captions(run.tune.token, [samples[n]["captions"] for n in numbers])
+
+
+def place(codec: Codec | None, conditioner: Conditioner | None, device: torch.device, dtype: torch.dtype) -> None:
+    """Bring frozen parts to the device; where they stay in float32, autocast sees to their speed."""
+    if isinstance(codec, VAECodec):
+        codec.vae.to(device, dtype)
+    if isinstance(conditioner, TextConditioner):
+        for tower in conditioner.towers:
+            tower.encoder.to(device, dtype)
+
+
+def _prior(run: DiffusionRun, start: Start, device: torch.device) -> Source:
+    assert run.prior is not None
+    if run.prior.data is not None:
+        return open_source(run.prior.data)
+    assert run.prior.generate is not None
+    model = start.model
+
+    def drawing() -> Model:
+        codec, conditioner = start.parts()
+        place(codec, conditioner, device, torch.float32)
+        model.net.to(device, torch.float32)
+        return replace(model, codec=codec, conditioner=conditioner)
+
+    told = {"model": run.model, "colours": model.codec.colours, **model.defaults}
+    return class_pictures(run.output / "prior", drawing, device, run.prior.generate, told)
