@@ -176,3 +176,18 @@ def tune_allocator() -> None:
     libc.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     libc.mallopt(_M_TOP_PAD, 64 * 2**20)
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """The most memory in use, in MiB; None where the system does not tell.
+
+    On a GPU what torch has allocated since its statistics began, else what the process has held since it began.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if platform.system() == "Windows":
+        return None
+    import resource  # which Windows lacks
+
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

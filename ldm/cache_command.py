@@ -9,9 +9,9 @@ import torch
 
 from ldm.cache.reader import Cache
 from ldm.config import load_config
-from ldm.data.sources import open_source
 from ldm.errors import UserError
 from ldm.training.caching import open_cache
+from ldm.training.run_source import source_of
 from ldm.training.settings import DiffusionRun
 from ldm.training.start import start_of
 
@@ -34,7 +34,7 @@ def cache_file(config: Path, overrides: Sequence[str]) -> None:
     if run.cache is None:
         raise UserError(f"{config} has no `cache`: add `cache: {{}}` to it, which takes the defaults")
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    source = open_source(run.data)
+    source = source_of(run)
     found = open_cache(run, source, start_of(run, source), accelerator.device, thorough=True)
     assert found is not None
     if accelerator.is_main_process:

@@ -111,11 +111,11 @@ def _subject(asked: Asked) -> _Subject:
         return _Subject(guess(asked.source), frame, CaptionConfig(), asked.batch_size, asked.model)
     run = load_config(Path(asked.source))
     batch = asked.batch_size or run.train.batch_size * run.train.gradient_accumulation
-    model, loading = (asked.model, Loading()) if asked.model is not None else _reader(run)
+    model, loading = (asked.model, Loading()) if asked.model is not None else reader_of(run)
     return _Subject(run.data, frame or run.frame, run.captions, batch, model, loading)
 
 
-def _reader(run: Run) -> tuple[str | None, Loading]:
+def reader_of(run: Run) -> tuple[str | None, Loading]:
     """The model whose tokenizer reads the captions of a run; None where it is not made yet, or there is none."""
     if isinstance(run, LcmRun):
         return run.teacher, run.loading

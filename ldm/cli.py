@@ -129,6 +129,8 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, suc
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="such as train.steps=100")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue the run from its newest checkpoint that is whole")]
 ResumeIfAny = Annotated[bool, typer.Option("--resume-if-any", help="the same where there is one, else start")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check the data, time three steps, and say what all will take")]
+Price = Annotated[float | None, typer.Option("--price", help="of a device and hour, for --dry-run")]
 Described = Annotated[
     str | None,
     typer.Argument(metavar="PLACE", help="folder, run or any file of weights; default: ldm's own"),
@@ -235,13 +237,24 @@ def replay(
 
 @app.command()
 def train(
-    config: Config, overrides: Overrides = None, resume: Resume = False, resume_if_any: ResumeIfAny = False
+    config: Config,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    resume_if_any: ResumeIfAny = False,
+    dry_run: DryRun = False,
+    price: Price = None,
 ) -> None:
     """Train what a configuration describes: diffusion in pixels or latents, fine-tuning, distillation, a VAE, CLIP."""
+    if resume + resume_if_any + dry_run > 1:
+        raise UserError("of --resume, --resume-if-any and --dry-run only one can be given")
+    if dry_run:
+        from ldm.preflight import preflight_file
+
+        raise typer.Exit(0 if preflight_file(config, overrides or [], price) else 1)
+    if price is not None:
+        raise UserError("--price does something with --dry-run only")
     from ldm.training.run import Resume, train_file
 
-    if resume and resume_if_any:
-        raise UserError("give --resume or --resume-if-any, not both")
     how = Resume.IF_ANY if resume_if_any else Resume.YES if resume else Resume.NO
     last = train_file(config, overrides or [], resume=how)
     # `accelerate launch` and torchrun start several processes; one of them tells

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 Call = tuple[str, bool, tuple[tuple[str, tuple[int, ...]], ...]]  # a method, in tiles?, the shapes of its inputs
 
@@ -59,7 +59,7 @@ class Meter:
         if call in known:
             yield
         else:
-            with FlopCounterMode(display=False, custom_mapping=_of_cpus()) as counter:
+            with FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
                 yield
             known[call] = counter.get_total_flops() / rows
         self.flops += round(rows * known[call])
@@ -105,11 +105,14 @@ def _uncalled(network: nn.Module, call: Call) -> int:
     return count_flops(lambda: type(network)(network.config), again, inputs)
 
 
-def _of_cpus() -> dict[Any, Callable[..., int]]:
+def formulas() -> dict[Any, Callable[..., int]]:
     """Operators of CPUs that torch's counter has no formula for: fused attention, and those of ``ldm.cpu_fastpath``."""
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)
+
+    def attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(grad, query, key, value)
 
     def linear(x: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return 2 * x.numel() * out_shape[-1]
@@ -118,7 +121,11 @@ def _of_cpus() -> dict[Any, Callable[..., int]]:
         weight = second if second is not None and len(second) == 4 else first  # first is what is added, if anything is
         return 2 * out_shape.numel() * weight[1:].numel()
 
-    found = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    aten = torch.ops.aten
+    found = {
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
     if torch.backends.mkldnn.is_available():
         found |= {torch.ops.mkldnn._linear_pointwise: linear, torch.ops.mkldnn._convolution_pointwise: convolution}
     return found

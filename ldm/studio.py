@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ldm.accel import peak_memory
 from ldm.batch import Progress, follows_scale, moves
 from ldm.conditioner import Condition
 from ldm.drawing import Drawing
@@ -205,7 +205,7 @@ class Studio(Pipeline):
     def _cost(self, seconds: float, pictures: int) -> Cost:
         """One picture's share of a batch. torch's counter does not see what xformers does."""
         flops = None if self.loading.get("attention") == "xformers" else self._meter.flops // pictures
-        return Cost(seconds=seconds / pictures, peak_memory=_peak_memory(self.device), flops=flops)
+        return Cost(seconds=seconds / pictures, peak_memory=peak_memory(self.device), flops=flops)
 
     @functools.cached_property
     def fingerprint(self) -> str | None:
@@ -271,15 +271,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _peak_memory(device: torch.device) -> float | None:
-    """The most memory in use, in MiB: allocated on a GPU for this batch, otherwise resident, by the process so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if platform.system() == "Windows":
-        return None
-    import resource  # which Windows lacks
-
-    unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

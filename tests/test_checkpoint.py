@@ -22,6 +22,12 @@ def publish(run: Path, step: int, text: str, keep: int = 1) -> None:
         (folder / "file").write_text(text)
 
 
+def broken_off(run: Path, error: BaseException) -> None:
+    with publishing(run, 3, keep=1) as folder:
+        (folder / "half").write_text("ha")
+        raise error
+
+
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_the_newest_stay(keep, tmp_path):
     for step in (5, 10, 99_999_999, 15):  # names sort as numbers
@@ -41,12 +47,8 @@ def test_the_old_one_goes_only_after_the_new_one_is_published(tmp_path):
     assert names(tmp_path) == ["step_00000002"]
 
     for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
-        with (
-            pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as caught,
-            publishing(tmp_path, 3, keep=1) as folder,
-        ):
-            (folder / "half").write_text("ha")
-            raise error
+        with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+            broken_off(tmp_path, error)
         assert names(tmp_path) == ["step_00000002"]
         if isinstance(error, OSError):
             assert "step_00000003 cannot be written: " in str(caught.value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ from ldm.data.folder import FolderConfig, FolderSource
 from ldm.errors import UserError
 
 datasets = pytest.importorskip("datasets")
+T = TypeVar("T")
 SAME_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 
 
@@ -41,6 +44,14 @@ def source(path: Path, **options: object) -> FolderSource:
 
 def by_key(found: FolderSource) -> dict[str, int]:
     return {found.key(i): i for i in range(len(found))}
+
+
+def heard(use: Callable[[], T]) -> tuple[T | None, str]:
+    """What comes of something, or what its refusal says; any other exception goes on."""
+    try:
+        return use(), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def as_datasets_has_it(folder: Path, cache: Path) -> dict[str, dict[str, object]]:
@@ -150,6 +161,41 @@ def test_a_bad_line_is_named_and_the_others_are_used(tmp_path: Path, line: str) 
     skip = tmp_path / "skip.list"
     skip.write_text(f"{key}\n")
     assert by_key(source(tmp_path, skip=str(skip))) == {"a.png": 0}
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["a.png", "cat", "\ud800", "7"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+LINE = st.fixed_dictionaries(
+    {}, optional={"file_name": st.just("a.png") | ANYTHING, "text": ANYTHING, "kind": ANYTHING}
+)
+
+
+@given(st.lists(LINE.map(lambda said: json.dumps(said).encode()) | st.binary(max_size=30), max_size=6), st.booleans())
+@SAME_FOLDER
+def test_any_list_is_used_or_refused(tmp_path: Path, lines: list[bytes], labelled: bool) -> None:
+    put(tmp_path / "a.png", 0, (8, 8))
+    (tmp_path / "metadata.jsonl").write_bytes(b"\n".join([*lines, GOOD.replace("fine", "x").encode()]))
+    found, told = heard(lambda: source(tmp_path, label_column="kind" if labelled else None))
+    if found is None:
+        assert told.startswith(f"{tmp_path}/metadata.jsonl has no column 'kind'")
+        return
+    assert len(by_key(found)) == len(found)
+    for index in range(len(found)):
+        words, told = heard(lambda index=index: found.words(index))
+        if words is None:
+            assert told.startswith(f"{tmp_path}/metadata.jsonl:")
+        else:
+            assert words.captions
+            assert all(text.strip() for text in words.captions)
+            assert words.label in (range(found.num_classes) if labelled else [None])
 
 
 def test_bad_lines_of_csv(tmp_path: Path) -> None:
@@ -288,6 +334,10 @@ def two_lists(folder: Path) -> None:
     metadata_folder(folder, kind="csv")
 
 
+def numbered_classes(folder: Path) -> None:
+    class_folder(folder, ("1_cat", "2_dog", "3_owl"))
+
+
 def splits(folder: Path) -> None:
     for name in ("test", "train"):
         metadata_folder(folder / name)
@@ -318,6 +368,11 @@ REFUSED: list[tuple[Callable[[Path], object], dict[str, object], str]] = [
     (plain_folder, {"caption": "a {label}"}, r"has no classes"),
     (plain_folder, {"label_column": "x"}, r"label_column does nothing for a folder with layout plain"),
     (caption_folder, {"caption": "x"}, r"caption does nothing .* layout captions \(only with classes or plain\)"),
+    (
+        lambda folder: class_folder(folder, ("1_cat", "2_dog", "3_owl")),
+        {},
+        r"numbered 1_ to 3_, and no captions: whether",
+    ),
     (class_folder, {"classes": ["cat", "cat"]}, r"should name each class once"),
 ]
 

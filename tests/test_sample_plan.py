@@ -17,7 +17,7 @@ from ldm.data.mixture import Mixture
 from ldm.data.order import share
 from ldm.data.plan import Plan, common_size
 from ldm.data.samples import TrainingSamples, collate
-from ldm.data.split import hold_out
+from ldm.data.split import hold_out, thin_out
 from ldm.errors import UserError
 
 SQUARE, TALL, WIDE = (64, 64), (96, 48), (48, 96)
@@ -182,3 +182,13 @@ def test_a_batch_tells_how_its_pictures_were_cut():
 def test_shapes_fit_the_codec():
     with pytest.raises(UserError, match="not a multiple of the codec's factor 32"):
         TrainingSamples(Made([SQUARE]), 0, frame=BUCKETS.config, space=(4, 32))
+
+
+def test_a_part_of_a_source_is_spread_over_it():
+    source = Made([SQUARE] * 100)
+    few = thin_out(source, 4)
+    assert [few.key(i) for i in range(len(few))] == [f"made/{i}.png" for i in (0, 25, 50, 75)]
+    assert thin_out(source, 100) is source
+    mixed = thin_out(Mixture([Made([SQUARE] * 30, "a"), Made([SQUARE] * 10, "b")], [1, 5]), 8)
+    assert isinstance(mixed, Mixture)
+    assert [len(part) for part in mixed.parts] == [6, 2]

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,25 +26,33 @@ def steps_of(run: Path) -> int:
     return records[-1]["step"] if records else 0
 
 
-def wait_for_step(run: Path, step: int) -> None:
+def wait_for_step(run: Path, step: int, over: Callable[[], bool]) -> bool:
+    """Wait until a run has logged a step; False where it was over before."""
     while not run.exists() or steps_of(run) < step:
+        if over():
+            return False
         time.sleep(0.002)
+    return True
 
 
 @contextmanager
 def signalled(number: signal.Signals, run: Path, step: int) -> Iterator[list[int]]:
     """Send this process a signal once a run has logged a step; the steps it had done then."""
     noted: list[int] = []
+    over = threading.Event()
 
     def send() -> None:
-        wait_for_step(run, step)
-        noted.append(steps_of(run))
-        os.kill(os.getpid(), number)
+        if wait_for_step(run, step, over.is_set):
+            noted.append(steps_of(run))
+            os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=send)
     thread.start()
-    yield noted
-    thread.join()
+    try:
+        yield noted
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 1)])
@@ -79,7 +87,7 @@ def test_all_processes_stop_after_the_same_step_whichever_was_told(tmp_path):
         job = launch("--standalone", "--nproc-per-node", "2", "-m", "ldm", "train", str(file))
     finally:
         signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    wait_for_step(run, 1)
+    assert wait_for_step(run, 1, lambda: job.poll() is not None)
     told = max(int(pid) for pid in _children(job.pid))  # one of the two
     noted = steps_of(run)
     os.kill(told, signal.SIGUSR1)

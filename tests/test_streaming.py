@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import pickle
 import random
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tar_shards import colour_of, members_of, write_shards, write_tar
+from tar_shards import colour_of, members_of, picture, write_shards, write_tar
 from torch.utils.data import DataLoader
 
 from ldm.data.example import BadExample
@@ -310,3 +312,41 @@ def test_nothing_that_can_be_used_is_told(tmp_path):
     with pytest.raises(UserError, match="no sample can stand in") as raised:
         found.read(0, turn=99)
     assert not isinstance(raised.value, BadExample)
+
+
+# ------------------------------------------------------------------- at size
+
+
+def read_an_epoch(folder: Path, rank: int, told) -> None:
+    """What one of two training processes does in an epoch: how often each sample came, and memory on the way."""
+    samples = TrainingSamples(source(folder, shuffle=4096), 5, frame=FrameConfig(resolution=8, step=8, buckets=False))
+    samples.begin(20)
+    steps = len(samples.source) // 20
+    order = ShardedBatches(0, steps, 10, rank=rank, processes=2)
+    loader = DataLoader(samples, batch_sampler=order, num_workers=2, collate_fn=collate)
+    seen, memory = bytearray(len(samples.source)), []
+    for step, batch in enumerate(loader, start=1):
+        for caption in batch.captions:
+            seen[int(caption.split()[1])] += 1
+        if step % (steps // 10) == 0:
+            me = psutil.Process()
+            memory.append(sum(one.memory_info().rss for one in (me, *me.children())) / 2**20)
+    told.send((bytes(seen), memory))
+
+
+@pytest.mark.slow  # minutes: 100,000 samples are written, read and decoded
+def test_a_hundred_thousand_samples_by_two_processes(tmp_path):
+    write_shards(tmp_path, [1000] * 100, image=picture(1))
+    context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe(duplex=False) for _ in range(2)]
+    readers = [context.Process(target=read_an_epoch, args=(tmp_path, rank, pipes[rank][1])) for rank in range(2)]
+    for reader in readers:
+        reader.start()
+    (first, memory), (second, other) = (mine.recv() for mine, _ in pipes)
+    for reader in readers:
+        reader.join()
+    assert [a + b for a, b in zip(first, second, strict=True)] == [1] * 100_000
+    assert sum(first) == sum(second) == 50_000
+    for rank, series in enumerate((memory, other)):
+        print(f"process {rank} and its 2 workers, MiB after each tenth:", *(f"{value:.0f}" for value in series))
+        assert max(series[2:]) < series[1] + 20

@@ -15,9 +15,9 @@ from ldm.data.samples import TrainingSamples, collate
 from ldm.data.sources import open_source
 from ldm.diffusion.process import FlowProcess
 from ldm.models.toy import ToyUNet, ToyUNetConfig
-from ldm.training.settings import TrainSettings
 from ldm.training.averaging import ema_decay
 from ldm.training.optimisers import learning_rate
+from ldm.training.settings import TrainSettings
 from ldm.training.trainer import seed_weights
 from ldm.weights.components import STEM
 from ldm.weights.files import read_tensors

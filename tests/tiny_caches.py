@@ -51,7 +51,7 @@ class Pile:
         return self.stamps[index]
 
     def words(self, index: int) -> Words:
-        return Words(index % 3, (f"a {'red blue green'.split()[index % 3]} one", f"thing {index}, small, round"))
+        return Words(index % 3, (f"a {['red', 'blue', 'green'][index % 3]} one", f"thing {index}, small, round"))
 
     def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
         if index in self.bad:

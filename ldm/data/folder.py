@@ -60,7 +60,7 @@ class FolderConfig(PictureConfig):
     caption_column: Columns = "text"
     label_column: str | None = None
     caption_extension: str | tuple[str, ...] = (".txt", ".caption")
-    caption: Annotated[str, Field(min_length=1)] | None = None
+    caption: Annotated[str, Field(pattern=r"\S")] | None = None
     classes: tuple[str, ...] | None = None
 
     @field_validator("caption_extension")
@@ -113,9 +113,8 @@ class FolderSource(Pictures):
         found = self._rows[row]
         if found.fault is not None:
             raise BadExample(found.key, found.fault)
-        captions = [clean(caption, found.key, found.where) for caption in found.captions]
-        captions += [self._read_caption(name, found.key) for name in found.sidecars]
-        return Words(found.label, tuple(dict.fromkeys(captions)))
+        beside = [self._read_caption(name, found.key) for name in found.sidecars]
+        return Words(found.label, tuple(dict.fromkeys([*found.captions, *beside])))
 
     def _read_caption(self, name: str, key: str) -> str:
         path = self._files.root / name

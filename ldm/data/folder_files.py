@@ -104,10 +104,14 @@ def ending(name: str) -> str:
 
 def printable(name: str) -> str:
     """A file name as one line of valid text: what is not is written as an escape."""
-    if name.isascii() and name.isprintable():
-        return name
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text)
+    return name if name.isprintable() else "".join(map(_printable_letter, name))
+
+
+def _printable_letter(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return letter if letter.isprintable() else f"\\x{code:02x}"
 
 
 def _state(entry: os.DirEntry[str], prefix: str) -> bytes:

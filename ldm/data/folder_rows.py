@@ -28,8 +28,7 @@ class Row(NamedTuple):
     Attributes:
         key: of its example.
         path: of the picture in the folder; None where there is none.
-        captions: as they were found, which may be anything.
-        where: what messages call the place of these captions.
+        captions: those that are known.
         sidecars: caption files, in the folder.
         label: the class.
         fault: why it cannot be used, where that is known without opening anything.
@@ -38,8 +37,7 @@ class Row(NamedTuple):
 
     key: str
     path: str | None
-    captions: tuple[object, ...] = ()
-    where: str = ""
+    captions: tuple[str, ...] = ()
     sidecars: tuple[str, ...] = ()
     label: int | None = None
     fault: str | None = None
@@ -91,10 +89,12 @@ def _guess_layout(files: FolderFiles, pictures: Sequence[str], config: FolderCon
     if files.lists:
         return "metadata"
     folders = {_folder(name) for name in pictures}
-    if any(_KOHYA.fullmatch(folder) for folder in folders):
-        return "kohya"
-    if any(_sidecars(files, name, config) for name in pictures):
-        return "captions"
+    captioned = any(_sidecars(files, name, config) for name in pictures)
+    numbered = [match for match in map(_KOHYA.fullmatch, folders) if match]
+    if numbered and not captioned:
+        _refuse_numbered_classes(files, sorted(int(match[1]) for match in numbered))
+    if numbered or captioned:
+        return "kohya" if numbered else "captions"
     if len(folders) > 1 and "" not in folders:
         return "classes"
     if not pictures:
@@ -106,6 +106,12 @@ def _guess_layout(files: FolderFiles, pictures: Sequence[str], config: FolderCon
 def _folder(name: str) -> str:
     """The folder directly in the root that a file is in or below; "" for the root."""
     return name.partition("/")[0] if "/" in name else ""
+
+
+def _refuse_numbered_classes(files: FolderFiles, numbers: list[int]) -> None:
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] < 2:
+        told = "whether these are classes or how often pictures come is unknown; set layout: classes or layout: kohya"
+        raise UserError(f"{files.root} has folders numbered {numbers[0]}_ to {numbers[-1]}_, and no captions: {told}")
 
 
 def _refuse_splits(files: FolderFiles, pictures: Sequence[str]) -> None:
@@ -130,8 +136,7 @@ def _captioned(files: FolderFiles, picture: str, config: FolderConfig, otherwise
     """A picture with its caption files; the caption ``otherwise`` stands in where there are none."""
     key, sidecars = printable(picture), _sidecars(files, picture, config)
     if sidecars or otherwise:
-        captions = () if sidecars else (otherwise,)
-        return Row(key, picture, captions, f"the name of the folder of {key}", sidecars, times=times)
+        return Row(key, picture, () if sidecars else (otherwise,), sidecars, times=times)
     stem = os.path.splitext(key)[0]
     tried = " or ".join(stem + ending for ending in as_tuple(config.caption_extension))
     return Row(key, picture, fault=f"{files.root / key} has no caption: looked for {tried} beside it", times=times)
@@ -175,7 +180,7 @@ def _plain(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) ->
     if config.caption is not None and "{label}" in config.caption:
         raise UserError(f"caption {config.caption!r} has a {{label}}, and {files.root} has no classes")
     given = () if config.caption is None else (config.caption,)
-    rows = [Row(printable(name), name, given, "the setting caption") for name in pictures]
+    rows = [Row(printable(name), name, given) for name in pictures]
     return Found("plain", rows, captioned=bool(given))
 
 
@@ -194,7 +199,7 @@ def _classified(files: FolderFiles, picture: str, numbers: dict[str, int], confi
         where = f"the folder {printable(folder)}, which is none of classes" if folder else "no folder of a class"
         return Row(key, picture, fault=f"{files.root / key} is in {where}")
     given = () if config.caption is None else (config.caption.replace("{label}", printable(folder)),)
-    return Row(key, picture, given, "the setting caption", label=numbers[folder])
+    return Row(key, picture, given, label=numbers[folder])
 
 
 # ------------------------------------------------------------------------------------------------ metadata
@@ -203,18 +208,12 @@ def _classified(files: FolderFiles, picture: str, numbers: dict[str, int], confi
 def _metadata(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) -> Found:
     columns = as_tuple(config.caption_column)
     entries = read_metadata(files, columns, config.label_column)
-    rows, labels = [], []
-    for entry in entries:
-        captions = entry.captions or ((None,) if columns else ())
-        where = f"{entry.where}: {' or '.join(columns)}"
-        row = Row(entry.key, entry.path, captions, where, fault=entry.fault)
-        rows.append(row)
-        labels.append(entry.label)
+    rows = [Row(entry.key, entry.path, entry.captions, fault=entry.fault) for entry in entries]
     used = {row.path for row in rows}
     lone = tuple(f"{files.root / printable(name)} is in no metadata file" for name in pictures if name not in used)
     if config.label_column is None:
         return Found("metadata", rows, bool(columns), orphans=lone)
-    numbered = number_labels(labels, config.classes)
+    numbered = number_labels([entry.label for entry in entries], config.classes)
     for i, (row, entry, number) in enumerate(zip(rows, entries, numbered.numbers, strict=True)):
         unlabelled = f"{entry.where}: {config.label_column} {numbered.fault(i)}" if number is None else None
         rows[i] = row._replace(label=number, fault=row.fault or unlabelled)

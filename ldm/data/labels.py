@@ -6,6 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ldm.data.pictures import shown
+
+_BEYOND = 10**9  # no number of a class
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -29,7 +33,7 @@ class Labels:
         if given is None:
             return "is missing"
         expected = f"one of {', '.join(self.names[:10])}" if self.names else "a number from 0"
-        return f"is {given!r:.60}, and should be {expected}"
+        return f"is {shown(given)}, and should be {expected}"
 
 
 def number_labels(given: Sequence[object], classes: tuple[str, ...] | None) -> Labels:
@@ -55,11 +59,9 @@ def _within(value: object, classes: tuple[str, ...] | None) -> bool:
 
 def _plain(value: object) -> int | str | None:
     """A class as a number where it is one, else as text; None for what is neither, or empty."""
-    if isinstance(value, bool) or not isinstance(value, int | str | float):
-        return None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
     if isinstance(value, str):
         value = value.strip()
-        return int(value) if re.fullmatch("0|[1-9][0-9]*", value) else value or None
-    return value
+        return int(value) if re.fullmatch("0|[1-9][0-9]{0,8}", value) else value or None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _BEYOND:
+        return None
+    return int(value) if value == int(value) else None

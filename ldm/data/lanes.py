@@ -77,21 +77,20 @@ class Lanes:
         lane = slot // self._width * self.workers + step % self.workers
         epoch = k // self.total
         turn = self._asked(lane, k) - self._asked(lane, epoch * self.total)
-        block, at = divmod(turn, self.size)
-        length = self._length(epoch, lane, block)
-        order = permutation(mix(self.seed, 9, lane, epoch), block, length)
-        return Place(epoch, block, lane, int(order[at]))
+        block = (turn + self._shift(lane)) // self.size
+        first, last = self._bounds(epoch, block, lane)
+        order = permutation(mix(self.seed, 9, lane, epoch), block, last - first)
+        return Place(epoch, block, lane, int(order[turn - first]))
 
     def blocks(self, epoch: int, lane: int) -> int:
         """How many blocks a lane has in an epoch."""
         first, last = self._epoch(epoch).lanes[lane : lane + 2]
-        return -(-(last - first) // self.size)
+        return -(-(last - first + self._shift(lane)) // self.size) if last > first else 0
 
     def spans(self, epoch: int, block: int, lane: int) -> list[Span]:
         """The samples of a block, as they are stored."""
         shards, ends, lanes = self._epoch(epoch)
-        position = lanes[lane] + block * self.size
-        last = position + self._length(epoch, lane, block)
+        position, last = (lanes[lane] + turn for turn in self._bounds(epoch, block, lane))
         found = []
         i = bisect_right(ends, position)
         while position < last:
@@ -108,9 +107,15 @@ class Lanes:
             yield from ((block, lane) for block in range(first, self.blocks(place.epoch, lane)))
         yield from ((block, place.lane) for block in range(place.block))
 
-    def _length(self, epoch: int, lane: int, block: int) -> int:
+    def _bounds(self, epoch: int, block: int, lane: int) -> tuple[int, int]:
+        """Where a block begins and ends in its lane."""
         first, last = self._epoch(epoch).lanes[lane : lane + 2]
-        return min(self.size, last - first - block * self.size)
+        begin = block * self.size - self._shift(lane)
+        return max(0, begin), min(last - first, begin + self.size)
+
+    def _shift(self, lane: int) -> int:
+        """By how much the first block of a lane is shorter: else all lanes came to the end of a block at one step."""
+        return lane * self.size // self.count
 
     def _asked(self, lane: int, k: int) -> int:
         """How many of the samples before ``k`` are of a lane."""

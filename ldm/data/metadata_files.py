@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ldm.data.example import BadExample
 from ldm.data.folder_files import METADATA, FolderFiles, ending, printable
+from ldm.data.pictures import clean_all
 from ldm.errors import UserError, need
 
 _FILE_NAME = "file_name"
@@ -29,17 +31,17 @@ class Entry:
     Attributes:
         key: the picture's path in the folder, or, where that is not known, the place of the line.
         path: of the picture in the folder; None where there is none.
-        captions: as written, which may be anything; values that are null are left out.
-        label: as written.
         where: the list and the line.
+        captions: all that can be used.
+        label: as written, which may be anything.
         fault: why the line cannot be used.
     """
 
     key: str
     path: str | None
-    captions: tuple[object, ...]
-    label: object
     where: str
+    captions: tuple[str, ...] = ()
+    label: object = None
     fault: str | None = None
 
 
@@ -87,22 +89,23 @@ def _entry(
     files: FolderFiles, name: str, place: str, said: dict[str, Any] | str, captions: Sequence[str], label: str | None
 ) -> Entry:
     where = f"{files.root / name}{place}"
-    nameless = Entry(printable(name + place), None, (), None, where)
+    nameless = Entry(printable(name + place), None, where)
     if isinstance(said, str):
         return replace(nameless, fault=f"{where} {said}")
     file_name = said.get(_FILE_NAME)
     if not isinstance(file_name, str) or not file_name:
         return replace(nameless, fault=f"{where}: file_name is missing")
     path = posixpath.normpath(posixpath.join(posixpath.dirname(name), file_name.replace("\\", "/")))
-    values = [said.get(column) for column in captions]
-    flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
-    given = tuple(each for each in flat if each is not None)
-    entry = Entry(printable(path), None, given, said.get(label) if label else None, where)
+    entry = Entry(printable(path), None, where, label=said.get(label) if label else None)
     if path.startswith(("/", "../")) or "://" in file_name:
         return replace(entry, fault=f"{where}: file_name {file_name!r} should be a path in {files.root}")
     if path not in files:
         return replace(entry, fault=f"{where} names {printable(path)}, and there is no such file")
-    return replace(entry, path=path)
+    try:
+        given = clean_all([said.get(column) for column in captions], entry.key, f"{where}: {' or '.join(captions)}")
+    except BadExample as error:
+        return replace(entry, path=path, fault=str(error))
+    return replace(entry, path=path, captions=given)
 
 
 def _joined(one: Entry, other: Entry) -> Entry:
@@ -110,8 +113,7 @@ def _joined(one: Entry, other: Entry) -> Entry:
     fault = one.fault or other.fault
     if one.label != other.label:
         fault = fault or f"{other.where} gives {one.key} the class {other.label!r}, and {one.where} {one.label!r}"
-    where = f"{one.where} and {other.where}"
-    return replace(one, captions=one.captions + other.captions, where=where, fault=fault)
+    return replace(one, captions=one.captions + other.captions, fault=fault)
 
 
 def _jsonl(path: Path) -> Iterator[Line]:

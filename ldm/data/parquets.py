@@ -26,9 +26,6 @@ class ParquetShards:
         places: paths or URLs.
         columns: that are read.
 
-    Attributes:
-        schema: pyarrow's, of the first file.
-
     Raises:
         UserError: a file cannot be reached, or is no parquet file.
     """
@@ -60,46 +57,52 @@ class ParquetReader:
         self._place, self._name, self._columns = place, name, columns
         self._ends = list(accumulate(groups))
         self._file: Any = open_shard(place)
-        self._next, self._rows, self._damage = 0, None, ""
+        self._table = _open(place, self._file)
+        self._next = 0
+        self._rows: Iterator[dict[str, Any]] | None = None  # of one group, from ``_next`` on
+        self._damage, self._lost = "", 0  # what is wrong with the rows before ``_lost``
 
     def take(self, count: int) -> list[Row]:
-        """The next rows; those that a damaged file no longer gives come with what is wrong."""
+        """The next rows; those of a damaged group come with what is wrong."""
         return [self._row() for _ in range(count)]
 
     def skip(self, count: int) -> None:
-        group, target = bisect_right(self._ends, self._next), self._next + count
-        if self._rows is None or bisect_right(self._ends, target) > group:
-            self._next, self._rows = target, None  # the groups of rows in between are not read
-        else:
+        target = self._next + count
+        if self._rows is not None and bisect_right(self._ends, target) == bisect_right(self._ends, self._next):
             self.take(count)
+        else:
+            self._next, self._rows = target, None  # the groups in between are not read
 
     def close(self) -> None:
         self._rows = None
         self._file.close()
 
     def _row(self) -> Row:
-        if self._rows is None and not self._damage:
-            self._rows = self._read_from(self._next)
-        key, self._next = f"{self._name}/{self._next}", self._next + 1
-        arrow = need("pyarrow", "stream")
-        try:
-            if not self._damage:
-                return _row(key, next(self._rows or iter(())))
-        except UserError:
-            raise
-        except StopIteration:
-            self._damage = f"{self._place} ends after {self._next - 1} of {self._ends[-1]} rows"
-        except (arrow.ArrowException, OSError, ValueError) as error:
-            self._damage = f"{self._place} is damaged behind its first {self._next - 1} rows: {error}"
+        number, self._next = self._next, self._next + 1
+        key, group = f"{self._name}/{number}", bisect_right(self._ends, number)
+        if number >= self._lost:
+            try:
+                if self._rows is None:
+                    self._rows = self._read(group, number - self._first(group))
+                row = _row(key, next(self._rows))
+            except UserError:
+                raise
+            except Exception as error:  # of pyarrow, or of the codec of a column; what is lost is this group
+                rows = f"rows {self._first(group):,} to {self._ends[group] - 1:,}"
+                self._damage = f"{self._place} is damaged in {rows}: {error}"
+                self._lost = self._ends[group]
+            else:
+                self._rows = None if self._next == self._ends[group] else self._rows
+                return row
+        self._rows = None
         return Row(key, {}, self._damage)
 
-    def _read_from(self, first: int) -> Iterator[dict[str, Any]]:
-        """The rows from ``first`` on, by column, as pyarrow's scalars."""
-        group = bisect_right(self._ends, first)
-        before = first - (self._ends[group - 1] if group else 0)
-        file = _open(self._file)
-        groups = range(group, len(self._ends))
-        for batch in file.iter_batches(_BATCH, row_groups=groups, columns=self._columns):
+    def _first(self, group: int) -> int:
+        return self._ends[group - 1] if group else 0
+
+    def _read(self, group: int, before: int) -> Iterator[dict[str, Any]]:
+        """The rows of a group behind its first ``before``, by column, as pyarrow's scalars."""
+        for batch in self._table.iter_batches(_BATCH, row_groups=[group], columns=self._columns):
             for row in range(min(before, len(batch)), len(batch)):
                 yield {column: batch.column(column)[row] for column in self._columns}
             before = max(0, before - len(batch))
@@ -112,24 +115,20 @@ def schema_of(place: str) -> Any:
         UserError: it cannot be reached, or is no parquet file.
     """
     with open_shard(place) as file:
-        return _checked(place, file).schema_arrow
+        return _open(place, file).schema_arrow
 
 
 def _rows_of_groups(place: str) -> list[int]:
     with open_shard(place) as file:
-        footer = _checked(place, file).metadata
+        footer = _open(place, file).metadata
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 
-def _checked(place: str, file: Any) -> Any:
+def _open(place: str, file: Any) -> Any:
     try:
-        return _open(file)
+        return need("pyarrow.parquet", "stream").ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
     except (need("pyarrow", "stream").ArrowException, OSError) as error:
         raise UserError(f"{place} is no parquet file, or is damaged: {error}") from error
-
-
-def _open(file: Any) -> Any:
-    return need("pyarrow.parquet", "stream").ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
 
 
 def _row(key: str, values: dict[str, Any]) -> Row:

@@ -180,6 +180,17 @@ def as_tuple(columns: Columns) -> tuple[str, ...]:
     return () if columns is None else (columns,) if isinstance(columns, str) else columns
 
 
+def clean_all(values: Sequence[object], key: str, where: str) -> tuple[str, ...]:
+    """The captions in the columns of a row, each a text or a list of texts, or null; each once.
+
+    Raises:
+        BadExample: there are columns and in none a caption, or one is as ``clean`` refuses it.
+    """
+    flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    found = [each for each in flat if each is not None] or [None] * bool(values)
+    return tuple(dict.fromkeys(clean(each, key, where) for each in found))
+
+
 def clean(caption: object, key: str, where: str) -> str:
     """A caption without the white space around it.
 
@@ -187,7 +198,7 @@ def clean(caption: object, key: str, where: str) -> str:
         BadExample: it is no text, empty, or was not UTF-8; the message begins with ``where``.
     """
     if not isinstance(caption, str):
-        raise BadExample(key, f"{where} is {'missing' if caption is None else f'no text: {caption!r:.60}'}")
+        raise BadExample(key, f"{where} is {'missing' if caption is None else f'no text: {shown(caption)}'}")
     try:
         caption.encode()
     except UnicodeEncodeError as error:
@@ -197,3 +208,8 @@ def clean(caption: object, key: str, where: str) -> str:
     if not (stripped := caption.strip()):
         raise BadExample(key, f"{where} is empty")
     return stripped
+
+
+def shown(value: object) -> str:
+    """A value of any type in a few words."""
+    return f"{value!r:.60}" if isinstance(value, str | int | float) else f"a {type(value).__name__}"

@@ -36,6 +36,30 @@ class Chosen:
         return self.source.read(int(self.indices[index]), least)
 
 
+def thin_out(source: Source, count: int) -> Source:
+    """``count`` of a source's examples, evenly spread, or all where there are fewer; of a mixture, of every part.
+
+    Raises:
+        UserError: the source is a stream.
+    """
+    if isinstance(source, Mixture):
+        parts = [thin_out(part, max(1, n)) for part, n in zip(source.parts, _shares(source, count), strict=True)]
+        return Mixture(parts, [float(weight) for weight in source.weights])
+    if source.stream:
+        raise UserError(f"{source.name} is a stream, of which no part can be taken: leave out limit")
+    if count >= len(source):
+        return source
+    return Chosen(source, torch.arange(count) * len(source) // count)
+
+
+def _shares(source: Mixture, count: int) -> list[int]:
+    """So many examples of each part that they are ``count`` together, in proportion to the parts."""
+    shares = [count * len(part) // len(source) for part in source.parts]
+    for i in range(count - sum(shares)):
+        shares[i % len(shares)] += 1
+    return shares
+
+
 def hold_out(source: Source, count: int, seed: int) -> tuple[Source, Source]:
     """Split a source by chance, the same way for the same seed: (what is trained on, ``count`` that are not).
 
@@ -46,9 +70,7 @@ def hold_out(source: Source, count: int, seed: int) -> tuple[Source, Source]:
         UserError: there are not so many, or the source is a stream.
     """
     if isinstance(source, Mixture):
-        shares = [count * len(part) // len(source) for part in source.parts]
-        for i in range(count - sum(shares)):
-            shares[i % len(shares)] += 1
+        shares = _shares(source, count)
         halves = [hold_out(part, n, seed) for part, n in zip(source.parts, shares, strict=True)]
         weights = [float(weight) for weight in source.weights]
         kept = Mixture([a for a, _ in halves], weights)

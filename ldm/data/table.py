@@ -17,7 +17,7 @@ from pydantic import field_validator
 from ldm.data.decode import Stored
 from ldm.data.example import BadExample, Words
 from ldm.data.labels import number_labels
-from ldm.data.pictures import Columns, PictureConfig, Pictures, as_tuple, clean
+from ldm.data.pictures import Columns, PictureConfig, Pictures, as_tuple, clean_all
 from ldm.errors import UserError, need
 
 
@@ -130,9 +130,7 @@ class TableSource(Pictures):
             values = self._texts[row].values()
         except UnicodeDecodeError as error:
             raise BadExample(key, f"{where} is not valid UTF-8") from error
-        flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
-        found = [each for each in flat if each is not None]
-        return tuple(dict.fromkeys(clean(each, key, where) for each in found or [None]))
+        return clean_all(list(values), key, where)
 
     def _stored(self, row: int) -> Stored:
         key, held = str(row), self._images[row].column(0)[0]

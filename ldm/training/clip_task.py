@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from ldm.data.example import Source
 from ldm.data.samples import Batch, TrainingSamples
-from ldm.data.sources import open_source
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
 from ldm.text_conditioner import Tower
+from ldm.training.run_source import source_of
 from ldm.training.settings import ClipRun
 from ldm.training.tasks import Borrowed, Losses
 from ldm.weights.components import quiet_transformers, save_tower
@@ -108,7 +108,7 @@ class ClipTask:
 
     def __init__(self, run: ClipRun, device: torch.device) -> None:
         self.run, self.device = run, device
-        self.source = open_source(run.data)
+        self.source = source_of(run)
         if not self.source.captioned:
             raise UserError(f"task clip needs captions, and {self.source.name} has none: set data.captions")
         self.tokenizer = learn_tokenizer(

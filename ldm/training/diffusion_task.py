@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from ldm.codec import Codec
 from ldm.conditioner import Condition, LabelConditioner
-from ldm.images import save_grid, save_image, to_pil
+from ldm.images import save_grid, save_image
 from ldm.models.unet import UNet
 from ldm.pipeline import NOTHING
 from ldm.sheet import labelled_sheet
 from ldm.training.diffusion_player import DiffusionPlayer
-from ldm.training.drawn import draw_pictures, share_of, to_fill
+from ldm.training.drawn import captions_of, draw_pictures, enlarged, share_of, to_fill
 from ldm.training.material import material_of, place
 from ldm.training.memorised import Memory
 from ldm.training.prior import is_of_class
@@ -63,12 +64,17 @@ class DiffusionTask:
     # ---------------------------------------------------------------- pictures
 
     def draw(self, averaged: nn.Module, rank: int, processes: int) -> list[Tensor]:
-        sample = self.run.sample
-        numbers = share_of(sample.count, rank, processes)
-        wanted: list[Condition] = [
-            sample.conditions[k % len(sample.conditions)] if sample.conditions else None for k in numbers
-        ]
+        numbers, conditions = share_of(self.run.sample.count, rank, processes), self._conditions()
+        wanted = [conditions[k % len(conditions)] for k in numbers]
         return self._drawn(averaged, wanted, [self.run.seed + k for k in numbers], numbers)
+
+    def _conditions(self) -> Sequence[Condition]:
+        """What the samples show: what the run says, or what the first pictures of fine-tuning show."""
+        if self.run.sample.conditions:
+            return self.run.sample.conditions
+        if self.run.model is None:
+            return [None]
+        return captions_of(self.samples, self.run.sample.count) or [None]
 
     def _drawn(
         self, averaged: nn.Module, wanted: list[Condition], seeds: list[int], numbers: list[int]
@@ -121,7 +127,7 @@ class DiffusionTask:
     def write_validation(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
         """See :class:`ldm.training.tasks.Validated`."""
         config = self._validation
-        images = [image for picture in pictures for image in to_pil(picture[None])]
+        images = [enlarged(picture) for picture in pictures]
         seeds = [f"seed {config.seed + k}" for k in range(config.pictures)]
         prompts = [str(prompt) for prompt in config.prompts]
         save_image(labelled_sheet(images, config.pictures, seeds, prompts), path)

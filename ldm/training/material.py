@@ -16,6 +16,7 @@ from ldm.errors import UserError
 from ldm.text_conditioner import TextConditioner
 from ldm.training.caching import open_cache
 from ldm.training.prior import class_pictures, with_prior
+from ldm.training.run_source import source_of
 from ldm.training.settings import DiffusionRun
 from ldm.training.start import FROZEN, Start, condition_of, start_of
 from ldm.training.textual_inversion import check_captions
@@ -47,7 +48,7 @@ def material_of(run: DiffusionRun, device: torch.device) -> Material:
     Raises:
         UserError: anything about it that the user can mend.
     """
-    source = open_source(run.data)
+    source = source_of(run)
     start = start_of(run, source)
     validation = run.validation
     count = validation.count if validation is not None else 0

@@ -23,8 +23,9 @@ from ldm.data.example import BadExample, Source
 from ldm.data.framing import cut, least_to_decode
 from ldm.data.samples import Kept, TrainingSamples
 from ldm.errors import UserError
-from ldm.images import save_image, to_pil, to_signed
+from ldm.images import save_image, to_signed
 from ldm.sheet import labelled_sheet
+from ldm.training.drawn import enlarged
 from ldm.training.tune_settings import MemorisedConfig
 
 _PLACES = 16
@@ -165,11 +166,11 @@ class Memory:
         rows, labels = [], []
         for k in shown:
             place = self.places[int(found.rows[k])]
-            rows += [*to_pil(pictures[k][None]), *to_pil(self.picture(place)[None])]
+            rows += [enlarged(pictures[k]), enlarged(self.picture(place))]
             told = "a copy? " if found.distances[k] < self.limit else ""
             key = self._samples.plan.parts[place.part].key(place.index)
             labels.append(f"{told}{found.distances[k]:.3f} {key}")
-        title = f"Distance to the nearest training picture; training pictures are {self.limit:.3f} apart or more"
+        title = f"Distance to the nearest training picture; nearly all of these are {self.limit:.3f} apart or more"
         save_image(labelled_sheet(rows, 2, ["sample", "training"], labels, title), path)
 
 

@@ -69,8 +69,8 @@ def train(run: RunSettings, *, resume: bool | Resume = False) -> Path:
         UserError: the run exists and ``resume`` is false, or the other way round; or anything on the way.
         Stopped: a signal asked to stop, and what there was is saved (see ``ldm.training.signals``).
     """
-    how = {False: Resume.NO, True: Resume.YES}.get(resume, resume) if isinstance(resume, bool) else resume
-    with _processes(run) as (accelerator, team):
+    how = resume if isinstance(resume, Resume) else Resume.YES if resume else Resume.NO
+    with processes(run) as (accelerator, team):
         resumes = _check_folder(run, how)
         seed_weights(run.seed)
         task = build_task(run, accelerator.device)
@@ -96,7 +96,7 @@ def train(run: RunSettings, *, resume: bool | Resume = False) -> Path:
 
 
 @contextlib.contextmanager
-def _processes(run: RunSettings) -> Iterator[tuple[Accelerator, Team]]:
+def processes(run: RunSettings) -> Iterator[tuple[Accelerator, Team]]:
     """Accelerate, set up as a run wants it, and the processes that there are."""
     settings = run.train
     if settings.mixed_precision == "fp16" and not torch.cuda.is_available():

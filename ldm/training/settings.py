@@ -95,7 +95,8 @@ class SampleSettings(Settings):
     Attributes:
         sampler, steps, guidance: as in ``ldm generate``; by default as the model does that training starts from, and
             ``ddim``, 50 and 1 for a new one.
-        conditions: what the pictures of the sample sheet show, in turn; unconditional where empty.
+        conditions: what the pictures of the sample sheet show, in turn. Where empty, what the first pictures of the
+            data do, where training starts from a finished model; else nothing in particular.
         count: pictures on the sheet.
         columns: pictures in a row.
     """
@@ -118,6 +119,7 @@ class RunSettings(Settings):
         frame: the shapes that pictures come to; without it, they must all have one size, and keep it.
         captions: what is done to captions.
         flip: mirror half of the pictures.
+        limit: learn from so many of the pictures only, evenly spread over the source.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -126,6 +128,7 @@ class RunSettings(Settings):
     frame: FrameConfig | None = None
     captions: CaptionConfig = CaptionConfig()
     flip: bool = False
+    limit: int | None = Field(default=None, ge=1)
     train: TrainSettings
 
 

@@ -65,6 +65,8 @@ def add_word(towers: tuple[Tower, ...], tune: InversionTune) -> list[LearnedRows
         ids = tokenizer(tune.initializer, add_special_tokens=False).input_ids
         if not ids:
             raise UserError(f"tune.initializer {tune.initializer!r} is no word")
+        if len(tokenizer(tune.token, add_special_tokens=False).input_ids) == 1:
+            raise UserError(f"tune.token {tune.token!r} is a word that the model knows: take one that it does not")
         table = encoder.get_input_embeddings()
         # a longer word's tokens in turn
         begin = table.weight[[ids[k % len(ids)] for k in range(tune.vectors)]].detach()

@@ -94,7 +94,7 @@ class Trainer:
                 note.ask()
                 with meter.waiting():
                     micro = [next(source) for _ in range(settings.gradient_accumulation)]
-                self._train_step(micro, meter)
+                self.take_step(micro, meter)
                 self.step += 1
                 bar.update()
                 signal = note.heard()
@@ -120,7 +120,8 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.run.train.steps
 
-    def _train_step(self, micro: list[Batch], meter: Meter) -> None:
+    def take_step(self, micro: list[Batch], meter: Meter) -> None:
+        """Train on the micro-batches of one step; the caller counts it."""
         rate = learning_rate(self.run.train, self.step)
         meter.steps += 1
         meter.skipped += [skipped for batch in micro for skipped in batch.skipped]

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.data.samples import Batch, TrainingSamples
-from ldm.data.sources import open_source
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
 from ldm.models.discriminator import PatchDiscriminator, adaptive_weight, generator_loss, hinge_discriminator_loss
 from ldm.models.vae import AutoencoderKL, kl, sample_moments, split_moments
+from ldm.training.run_source import source_of
 from ldm.training.settings import VAERun
 from ldm.training.tasks import Borrowed, Losses, mean_of
 from ldm.weights.components import save_module
@@ -108,7 +108,7 @@ class VAETask:
 
     def __init__(self, run: VAERun, device: torch.device) -> None:
         self.run, self.device = run, device
-        self.source = open_source(run.data)
+        self.source = source_of(run)
         factor, channels, loss = run.vae.factor, run.vae.in_channels, run.loss
         shape = (run.vae.latent_channels, factor)
         self.samples = TrainingSamples(self.source, run.seed, frame=run.frame, flip=run.flip, space=shape)

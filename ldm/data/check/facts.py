@@ -78,7 +78,7 @@ _OF_WORDS = (
     ),
     ("encoding", r" is not valid UTF-8(: it begins as UTF-16 does.*)?$"),
     ("empty", r" is empty$"),
-    ("uncaptioned", r" has no caption: looked for |: no .+ for .+$"),
+    ("uncaptioned", r" has no caption: looked for "),
     ("missing", r" is missing$| has no picture: no .+ file$|, and there is no such file$|^there is no picture$"),
     ("words", r" is no text: | holds zero bytes, and is no text$| holds no keys and values in JSON$|, and should be "),
     ("words", r" is in no folder of a class$| is in the folder .*, which is none of classes$| gives .+ the class "),

@@ -1,0 +1,168 @@
+"""``ldm train CONFIG --dry-run``: what a run will take, before it takes it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm.check_command import reader_of
+from ldm.config import load_config
+from ldm.data.check.looking import usual_workers
+from ldm.data.check.report import Report, Wishes, check_parts
+from ldm.data.check.telling import told
+from ldm.data.check.tokens import Tokens, tokenizer_at
+from ldm.data.example import Source
+from ldm.data.plan import parts_of
+from ldm.data.split import thin_out
+from ldm.errors import UserError
+from ldm.training.kinds import Run
+from ldm.training.lcm_settings import LcmRun
+from ldm.training.rehearsal import Rehearsed, rehearse
+from ldm.training.run_source import source_of
+from ldm.training.settings import DiffusionRun
+
+_LOOKED_AT = 1000  # pictures of a large source
+_KEPT = 64  # pictures that are cached to see how much they take, or those of all steps
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a dry run found.
+
+    Attributes:
+        pictures: of the whole source.
+        data: what is wrong with the pictures that were looked at, in words.
+        errors: of the data.
+        rehearsed: the steps that were taken.
+        steps: of the whole run.
+        cache: bytes that the cache of the whole run will take; None where the run has none.
+    """
+
+    pictures: int
+    data: str
+    errors: int
+    rehearsed: Rehearsed
+    steps: int
+    cache: int | None
+
+    @property
+    def hours(self) -> float:
+        """Of all steps; drawing, validation and checkpoints come on top."""
+        return self.steps * self.rehearsed.seconds / 3600
+
+
+def preflight(run: Run) -> Preflight | None:
+    """Check the data of a run, and take a few of its steps in a folder that is deleted again.
+
+    Of a source at random access ``_LOOKED_AT`` pictures are looked at; what a run makes before it begins, its cache and
+    its pictures of a class, is made of a few.
+
+    Args:
+        run: its settings.
+
+    Returns:
+        None in all processes but the main one.
+
+    Raises:
+        UserError: what the run itself would raise.
+    """
+    source, main = source_of(run), os.environ.get("RANK", "0") == "0"
+    report = _look(run, source) if main and not source.stream else None
+    # beside the run's own folder, where all processes of all machines see it
+    folder = run.output.with_name(f"{run.output.name}.dry-run")
+    if main:
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        rehearsed, kept = rehearse(_small(run, folder, stream=source.stream), lambda task: len(task.samples.source))
+        cache = _bytes(folder / "cache") * len(source) // kept if getattr(run, "cache", None) is not None else None
+    finally:
+        if main:
+            shutil.rmtree(folder, ignore_errors=True)
+    if not main:
+        return None
+    data = "a stream, which `ldm data check` reads through" if report is None else told(report)
+    return Preflight(len(source), data, report.errors if report else 0, rehearsed, run.train.steps, cache)
+
+
+def in_words(found: Preflight, price: float | None) -> str:
+    """A preflight, to print.
+
+    Args:
+        found: what it found.
+        price: of one device for an hour.
+    """
+    of = found.rehearsed
+    rate, waiting = of.samples / of.seconds, of.waited / of.seconds
+    lines = [
+        found.data,
+        "",
+        f"network: {of.parameters / 1e6:,.1f}M numbers, {of.trained / 1e6:,.1f}M of them trained",
+        f"device: {of.devices} x {of.device}",
+        f"step: {of.seconds:.3g} s for {of.samples} pictures, {rate:,.1f} pictures/s, {waiting:.1%} waiting for data",
+        f"operations: {of.flops / 1e12:,.4g} TFLOP a step and device, {of.flops / of.seconds / 1e12:,.3g} TFLOP/s",
+    ]
+    if of.memory is not None:
+        reserved = "" if of.reserved is None else f", {of.reserved:,.0f} MiB reserved"
+        lines.append(f"memory: {of.memory:,.0f} MiB at most{reserved}")
+    if found.cache is not None:
+        lines.append(f"cache: {found.cache / 1e6:,.1f} MB for {found.pictures:,} pictures")
+    lines += [f"skipped: {message}" for message in of.skipped]
+    lines.append(
+        f"whole run: {found.steps:,} steps in {_time(found.hours)}; drawing, validation and checkpoints not in it"
+    )
+    if price is not None:
+        money = found.hours * of.devices * price
+        lines.append(f"money: {money:,.2f}, at {price:g} for a device and hour")
+    return "\n".join(lines)
+
+
+def preflight_file(config: Path, overrides: list[str], price: float | None) -> bool:
+    """``ldm train --dry-run``: print what a run will take; whether its data are in order.
+
+    Raises:
+        UserError: as :func:`preflight`, or the price is none.
+    """
+    if price is not None and not 0 <= price < float("inf"):
+        raise UserError(f"--price should be what a device costs for an hour, got {price}")
+    run = load_config(config, overrides)
+    found = preflight(run)
+    if found is None:
+        return True
+    print(in_words(found, price))
+    return found.errors <= getattr(run.data, "skip_bad", 0)
+
+
+def _look(run: Run, source: Source) -> Report:
+    parts, _ = parts_of(thin_out(source, _LOOKED_AT))
+    tokens = Tokens(tokenizer_at(*reader_of(run)), run.captions.prefix)
+    batch = run.train.batch_size * run.train.gradient_accumulation
+    # of a part, neither copies nor small buckets tell anything
+    whole = len(source) <= _LOOKED_AT
+    return check_parts(parts, Wishes(tokens, tokens.window, run.frame, batch if whole else None, 0, usual_workers()))
+
+
+def _small(run: Run, folder: Path, stream: bool) -> Run:
+    """The run with little to make before it begins, in another folder, and nothing to do but its steps."""
+    changes: dict[str, Any] = {"output": folder}
+    if isinstance(run, DiffusionRun):
+        changes["validation"] = None
+        if run.prior is not None and run.prior.generate is not None:
+            few = run.prior.generate.model_copy(update={"count": run.prior.generate.batch_size})
+            changes["prior"] = run.prior.model_copy(update={"generate": few})
+    if isinstance(run, DiffusionRun | LcmRun) and run.cache is not None:
+        changes["cache"] = run.cache.model_copy(update={"path": None})
+        if not stream:
+            changes["limit"] = min(run.limit or _KEPT, _KEPT)
+    return run.model_copy(update=changes)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _time(hours: float) -> str:
+    minutes = hours * 60
+    return f"{minutes:,.1f} minutes" if minutes < 90 else f"{hours:,.1f} hours"
