@@ -1,8 +1,8 @@
 """Runs a training script of others as it is, in this process: `python _their_script.py [--free-encoders] SCRIPT FLAGS`.
 
-Where torchvision cannot be imported, a stand-in for the few transforms that diffusers' examples use takes its place: the
-same work on the same PIL pictures. With `--free-encoders`, the autoencoder and the text encoder give what they gave for
-the first batch again and again, so that the step costs what it would if encodings were kept.
+Where torchvision cannot be imported, a stand-in for the few transforms that diffusers' examples use takes its place:
+the same work on the same PIL pictures. With `--free-encoders`, the autoencoder and the text encoder give what they gave
+for the first batch again and again, so that the step costs what it would if encodings were kept.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Normalize:
         return (image - self.mean) / self.deviation
 
 
-def Lambda(function: Callable[[Any], Any]) -> Callable[[Any], Any]:  # noqa: N802
+def Lambda(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return function
 
 

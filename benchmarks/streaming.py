@@ -3,10 +3,11 @@
     python benchmarks/streaming.py --folder FOLDER
 
 The shards are written to FOLDER once: JPEGs of noise, with captions, as img2dataset lays them out; and the same rows as
-parquet files. Each measurement is a process of its own, in turn. Both sides shuffle, decode every picture to a uint8
-tensor and read its caption, in one process: a data loader's workers would each do as much. ``first_s`` is until the
-first batch of an epoch, ``resumed_s`` until the first batch after half of it, ``samples_per_s`` is of the batches after
-the first; ``peak_mib`` is the most memory of the process over what it held after its imports.
+parquet files. Each measurement is a process of its own, in turn. Both sides shuffle over as many samples, decode every
+picture to a uint8 tensor and read its caption, in one process: a data loader's workers would each do as much.
+``first_s`` is until the first batch of an epoch, ``resumed_s`` until the first batch after half of it,
+``samples_per_s`` is of the batches after the first; ``peak_mib`` is the most memory of the process over what it held
+after its imports.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from ldm.data.webdataset import WebDatasetConfig, WebDatasetSource
 
 BATCH = 16
 SEED = 1
+SHUFFLE = 1000
 FORMATS = ("tar", "parquet")
 Rows = list[tuple[Tensor, str]]
 
@@ -83,9 +85,9 @@ class _Ours(Dataset[tuple[Tensor, str]]):
     def __init__(self, kind: str, folder: Path) -> None:
         place = str(folder / kind)
         if kind == "tar":
-            self.source: Any = WebDatasetSource(WebDatasetConfig(path=place))
+            self.source: Any = WebDatasetSource(WebDatasetConfig(path=place, shuffle=SHUFFLE))
         else:
-            self.source = StreamedTableSource(StreamedTableConfig(path=place))
+            self.source = StreamedTableSource(StreamedTableConfig(path=place, shuffle=SHUFFLE))
         self.source.arrange(BATCH, SEED)
 
     def __getitem__(self, k: int) -> tuple[Tensor, str]:
@@ -104,7 +106,7 @@ def theirs(kind: str, folder: Path, samples: int, half: bool) -> Iterator[Rows]:
     packaged = {"tar": "webdataset", "parquet": "parquet"}[kind]
     files = sorted(map(str, (folder / kind).glob(f"*.{kind}")))
     table = datasets.load_dataset(packaged, data_files=files, split="train", streaming=True)
-    table = table.skip(samples // 2) if half else table.shuffle(SEED, buffer_size=1000)
+    table = table.skip(samples // 2) if half else table.shuffle(SEED, buffer_size=SHUFFLE)
     picture, caption = ("jpg", "txt") if kind == "tar" else ("image", "text")
 
     def read(rows: list[dict[str, Any]]) -> Rows:

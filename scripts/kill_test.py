@@ -75,7 +75,7 @@ class Trial:
             if writing and saves == save and time.perf_counter() - began >= share * lasted:
                 break
             was_writing = writing
-            time.sleep(0.0002)
+            time.sleep(0.001)
         return self._kill(process, name)
 
     def _kill(self, process: subprocess.Popen[bytes], name: str) -> str | None:
@@ -136,7 +136,7 @@ def kill_test(config: Path, overrides: list[str], kills: int, in_save: int, seed
     duration = time.perf_counter() - began
     print(f"{config.name} {' '.join(overrides)}")
     print(f"undisturbed: {whole.name} in {duration:.1f} s; {len(_everything(whole))} things are compared")
-    print(f"{'killed after':>12} | {'different':>9} | what the kill left")
+    print(f"{'killed after':>12} | {'different':>9} | what the kill left", flush=True)
     killed = saving = bad = attempts = 0
     while killed < kills:
         name, attempts = f"killed_{attempts}", attempts + 1

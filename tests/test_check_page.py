@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from picture_folders import caption_folder, picture, put
 from PIL import Image
@@ -160,15 +161,16 @@ def test_a_small_picture_shows_the_picture(tmp_path: Path) -> None:
 
 def test_the_page_is_bounded(tmp_path: Path) -> None:
     caption_folder(tmp_path, 4)
-    for number in range(10, 400):
+    for number in range(10, 460):
         (tmp_path / f"{number}.png").write_bytes(b"none")
         (tmp_path / f"{number}.txt").write_text("a caption")
         (tmp_path / f"lone {number}.txt").write_text("a caption")
     report, text = page_of(tmp_path)
-    assert len(report.problems["unreadable"]) == len(report.problems["orphan"]) == 390
+    assert len(report.problems["unreadable"]) == len(report.problems["orphan"]) == 450
     read = Reader(text)
-    assert sum(tag == "tr" for tag, _ in read.tags) == 400
-    assert sum("and 190 more of this kind" in words for _, words in read.words) == 2
+    assert sum(tag == "tr" for tag, _ in read.tags) == 800
+    assert sum(words == "384 more" for tag, words in read.words if tag == "summary") == 2
+    assert sum("and 50 more of this kind" in words for _, words in read.words) == 2
 
 
 def test_nothing_that_can_be_used_is_told_too(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given
@@ -217,9 +219,18 @@ def test_what_a_stream_left_out_is_not_counted(tmp_path: Path) -> None:
 
 
 def test_a_table(tmp_path: Path) -> None:
-    place = parquet_file(tmp_path / "table.parquet", 12)
-    assert check_source(Asked(str(place), json=tmp_path / "found.json", workers=0)) is False
-    assert json.loads((tmp_path / "found.json").read_text())["usable"] == 12
+    rows = pq.read_table(parquet_file(tmp_path / "whole.parquet", 12)).to_pylist()
+    rows[3]["image"]["bytes"] = rows[3]["image"]["bytes"][:100]
+    rows[4]["image"] = None
+    rows[5]["text"] = "   "
+    rows[6]["text"] = None
+    rows[8]["image"] = rows[7]["image"]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    assert check_source(Asked(str(tmp_path / "table.parquet"), json=tmp_path / "found.json", workers=0)) is True
+    told = json.loads((tmp_path / "found.json").read_text())
+    keys = {kind: {each["key"] for each in problems} for kind, problems in told["problems"].items()}
+    assert keys == {"truncated": {"3"}, "missing": {"4", "6"}, "empty": {"5"}, "same": {"8"}}
+    assert told["usable"] == 8
 
 
 # ------------------------------------------------------------------------------------------ crashes
@@ -412,8 +423,16 @@ def test_buckets_and_batches(tmp_path: Path) -> None:
     report = checked(tmp_path, frame=FrameConfig(resolution=64, step=16), batch=3)
     filled = {shape: count for shape, count in report.buckets.items() if count}
     assert filled == {(64, 64): 5, (48, 80): 2, (80, 48): 1}
-    assert found(report)["sparse"] == {"80 x 48", "48 x 80"}
-    assert report.errors == 0
+    assert found(report) == {"sparse": {"80 x 48", "48 x 80"}}
+
+
+def test_pictures_that_fit_no_bucket(tmp_path: Path) -> None:
+    for number, size in enumerate([(64, 64), (200, 64), (201, 60), (60, 400)]):
+        put(tmp_path / f"{number}.png", number, size)
+    report = checked(tmp_path, frame=FrameConfig(resolution=64, step=16))
+    # the widest bucket is 80 x 48, 5 : 3; of 200 : 64 it shows 53%
+    assert found(report) == {"cropped": {"2.png", "3.png"}}
+    assert report.problems["cropped"][0].message == "50% of 2.png, 201 x 60, is in the nearest bucket, 80 x 48"
 
 
 def run_with(path: Path, data: dict[str, object], **more: object) -> Path:

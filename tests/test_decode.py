@@ -17,6 +17,7 @@ from PIL import Image
 from ldm.data.decode import decode, stored_size
 from ldm.data.example import BadExample
 
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # of a bomb
 RED = (200, 30, 20)
 WIDTH, HEIGHT = 24, 16
 PLAIN = picture(5, (WIDTH, HEIGHT))

@@ -343,6 +343,13 @@ def splits(folder: Path) -> None:
         metadata_folder(folder / name)
 
 
+def other_paths(folder: Path) -> None:
+    metadata_folder(folder)
+    (folder / "images").mkdir()
+    for path in folder.glob("*.png"):
+        path.rename(folder / "images" / path.name)
+
+
 def nothing_usable(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("no json\n")
 
@@ -365,6 +372,11 @@ REFUSED: list[tuple[Callable[[Path], object], dict[str, object], str]] = [
     (two_lists, {}, r"metadata\.jsonl stands beside metadata\.csv"),
     (splits, {}, r"holds the splits test, train: give one of them as path, such as .*/train"),
     (nothing_usable, {}, r"no line that can be used: .*metadata\.jsonl:1 is no JSON"),
+    (
+        other_paths,
+        {},
+        r"jsonl:1 names 0\.png, and there is no such file; no line .* found 4 with \.png \(images/0",
+    ),
     (plain_folder, {"caption": "a {label}"}, r"has no classes"),
     (plain_folder, {"label_column": "x"}, r"label_column does nothing for a folder with layout plain"),
     (caption_folder, {"caption": "x"}, r"caption does nothing .* layout captions \(only with classes or plain\)"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from several_runs import launch
+from several_runs import ENVIRONMENT
 from tiny_runs import config_file, differences, log_of, trained
 
 from ldm.training.journal import read_log
@@ -19,6 +21,7 @@ from ldm.training.signals import EXIT_CODE, Stopped
 from ldm.weights.model import latest_checkpoint
 
 STEPS = 40
+SLURM = Path(__file__).parents[1] / "configs" / "launch" / "slurm.sh"
 
 
 def steps_of(run: Path) -> int:
@@ -77,26 +80,36 @@ def test_a_signal_saves_and_ends_the_run_within_a_step(number, workers, tmp_path
     assert [record for record in log_of(run) if "event" not in record] == log_of(tmp_path / "whole")
 
 
-def test_all_processes_stop_after_the_same_step_whichever_was_told(tmp_path):
-    """As with Slurm, which signals one process or all; torchrun stays out of it, as its shell ignores SIGUSR1."""
+# Stand-ins for the programs of a cluster: a job step on this host, and what is asked of the scheduler.
+_CLUSTER = {
+    "srun": 'shift; exec setsid --wait bash -c \'echo $$ > "$JOB/step"; exec "$@"\' step "$@"',
+    "scancel": 'echo "scancel $*" >> "$JOB/asked"; told() { for p in $(ps -o pid= --ppid "$1"); do told "$p"; done; '
+    'kill -s USR1 "$1"; }; told "$(cat "$JOB/step")"',  # every process of the step, whatever its group
+    "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; else echo "scontrol $*" >> "$JOB/asked"; fi',
+    "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+}
+
+
+def test_slurm_asks_all_processes_to_stop_and_queues_the_job_again(tmp_path):
+    """The real script: USR1 goes to every process of the step, those that prepare samples among them."""
     run = tmp_path / "run"
     halves = {"train__batch_size": 2, "train__parallel": "fsdp", "train__workers": 1}
     file = config_file("label", tmp_path / "run.yaml", run, train__steps=STEPS, **halves)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # is handed down
-    try:
-        job = launch("--standalone", "--nproc-per-node", "2", "-m", "ldm", "train", str(file))
-    finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    assert wait_for_step(run, 1, lambda: job.poll() is not None)
-    told = max(int(pid) for pid in _children(job.pid))  # one of the two
-    noted = steps_of(run)
-    os.kill(told, signal.SIGUSR1)
-    said, _ = job.communicate(timeout=200)
-    assert job.returncode != 0
-    assert said.count("exitcode  : 75") == 2, said[-3000:]
-    last = latest_checkpoint(run)
-    assert last is not None
-    done = int(last.name.removeprefix("step_"))
+    for name, body in _CLUSTER.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "here", "LDM_PROCESSES": "2"}
+    job |= {"JOB": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with (tmp_path / "said.txt").open("w") as said:
+        script = subprocess.Popen([SLURM, str(file)], env={**ENVIRONMENT, **job}, stdout=said, stderr=said)
+        assert wait_for_step(run, 1, lambda: script.poll() is not None), (tmp_path / "said.txt").read_text()
+        noted = steps_of(run)
+        script.send_signal(signal.SIGUSR1)
+        assert script.wait(200) == 0
+    assert (tmp_path / "said.txt").read_text().count("exitcode  : 75") == 2
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == [f"scancel --signal=USR1 {os.getpid()}", f"scontrol requeue {os.getpid()}"]
+    done = int(str(latest_checkpoint(run)).rpartition("_")[2])
     assert noted + 1 <= done <= noted + 4
     assert read_log(run / "log.jsonl")[-1] == {"step": done, "event": "stopped", "signal": "SIGUSR1"}
     whole = {"train__steps": done + 1, "train__batch_size": 4, "train__parallel": "fsdp"}
@@ -104,7 +117,3 @@ def test_all_processes_stop_after_the_same_step_whichever_was_told(tmp_path):
     trained("label", tmp_path / "whole", **whole)
     for record, other in zip([r for r in log_of(run) if "event" not in r], log_of(tmp_path / "whole"), strict=True):
         assert record == pytest.approx(other, rel=1e-5, abs=1e-5)
-
-
-def _children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

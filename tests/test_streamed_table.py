@@ -13,6 +13,7 @@ import pytest
 from tar_shards import colour_of, picture
 from test_webdataset import Ranged
 
+from ldm.data import shards
 from ldm.data.example import BadExample
 from ldm.data.streamed_table import StreamedTableConfig, StreamedTableSource
 from ldm.errors import UserError
@@ -94,15 +95,20 @@ def test_rows_that_nobody_asks_for_are_passed_over(tmp_path, shuffle):
     assert [number(gaps.read(k)) for k in range(0, 72, 7)] == [number(whole.read(k)) for k in range(72)][::7]
 
 
-def test_a_server_gives_the_rows_of_the_disk(tmp_path):
+def test_a_server_gives_the_rows_of_the_disk(tmp_path, monkeypatch):
     pytest.importorskip("aiohttp")
     folder = write_tables(tmp_path)
     handler = type("Handler", (Ranged,), {"asked": [], "breaks": 0})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        there = opened(f"http://127.0.0.1:{server.server_port}/train-{{0..2}}.parquet")
-        here = opened(folder)
+        there = opened(f"http://127.0.0.1:{server.server_port}/train-{{0..2}}.parquet", shuffle=8)
+        here = opened(folder, shuffle=8)
         assert [there.read(k).key for k in range(40)] == [here.read(k).key for k in range(40)]
+        monkeypatch.setattr(shards, "_WAITS", (0,))
+        handler.breaks = 10**6
+        with pytest.raises(UserError, match="cannot be read") as raised:
+            there.read(71)
+        assert not isinstance(raised.value, BadExample)  # the network is no fault of the rows
         server.shutdown()
 
 

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import pickle
 import random
+import shutil
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tar_shards import colour_of, members_of, picture, write_shards, write_tar
+from tiny_runs import differences, log_of, trained
 from torch.utils.data import DataLoader
 
 from ldm.data.example import BadExample
@@ -312,6 +314,39 @@ def test_nothing_that_can_be_used_is_told(tmp_path):
     with pytest.raises(UserError, match="no sample can stand in") as raised:
         found.read(0, turn=99)
     assert not isinstance(raised.value, BadExample)
+
+
+# ------------------------------------------------------------------ training
+
+
+def run_of(folder: Path, output: Path, *, resume: bool = False, **changes) -> Path:
+    data = {"source": "webdataset", "colours": "grey", "shuffle": 64, **changes.pop("data", {})}
+    frame = {"resolution": 28, "step": 28, "buckets": False}
+    changes |= {"data": data, "frame": frame, "data__path": str(folder), "train__checkpoint_every": 2}
+    return trained("toy", output, resume=resume, **changes)
+
+
+def test_a_training_run_goes_on_where_it_was(tmp_path):
+    """With other workers than it began with, and in another epoch, as it goes through the data in 3 steps."""
+    folder = tmp_path / "shards"
+    write_shards(folder, [5, 4, 3])
+    changes = {"train__batch_size": 4, "train__steps": 6, "train__keep_checkpoints": 9}
+    whole = run_of(folder, tmp_path / "whole", **changes)
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / f"step_{step:08}")
+    again = run_of(folder, tmp_path / "again", resume=True, train__workers=2, **changes)
+    assert differences(whole, again) == []
+    assert log_of(tmp_path / "again") == log_of(tmp_path / "whole")
+
+
+def test_a_training_run_stops_at_what_is_lost_or_counts_it(tmp_path):
+    paths = write_shards(tmp_path / "shards", [30, 30])
+    paths[1].write_bytes(paths[1].read_bytes()[:30_000])
+    changes = {"train__batch_size": 20, "train__steps": 2}
+    with pytest.raises(UserError, match=r"00001\.tar"):
+        run_of(tmp_path / "shards", tmp_path / "stopped", **changes)
+    run_of(tmp_path / "shards", tmp_path / "on", data={"skip_bad": 40}, **changes)
 
 
 # ------------------------------------------------------------------- at size

@@ -11,8 +11,8 @@ from tiny_models import text_conditioner, vae
 from torch import Tensor
 
 from ldm.cache.build import Maker, Wanted
+from ldm.cache.cuts import Cutting
 from ldm.cache.fingerprint import plain
-from ldm.cache.latents import Cutting
 from ldm.cache.makers import text_traits, vae_traits
 from ldm.cache.settings import CacheConfig
 from ldm.codec import VAECodec
@@ -84,5 +84,6 @@ def wanted(folder: Path, source: Any, **changes: Any) -> Wanted:
         "text": Maker({**text_traits(conditioner, "clip"), **common}, lambda: conditioner),
         "precision": "no",
         "device": torch.device("cpu"),
+        "batch_size": 4,
     }
     return Wanted(**{**given, **changes})

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ldm.cache.cuts import Cutting, pieces
 from ldm.cache.fingerprint import Recipe, changes_of_pictures, picture_ids
-from ldm.cache.latents import Cutting, LatentWriter, find_left_out, left_out, pieces, too_many
+from ldm.cache.latents import LatentWriter, find_left_out, left_out, too_many
 from ldm.cache.reader import Cache, Made
 from ldm.cache.settings import CacheConfig
 from ldm.cache.shards import Places, state_of
@@ -66,6 +67,8 @@ class Wanted:
         text: makes contexts; None where there is no text, or it is not kept.
         precision: ``no``, ``bf16`` or ``fp16``: to compute in.
         device: to compute on.
+        batch_size: pictures that training would encode together.
+        channels_last: memory format to encode in.
         workers: processes that decode.
         skip_bad: so many pictures that cannot be used are left out.
     """
@@ -79,15 +82,17 @@ class Wanted:
     text: Maker[TextConditioner] | None
     precision: str
     device: torch.device
+    batch_size: int = 1
+    channels_last: bool = False
     workers: int = 0
     skip_bad: int = 0
 
-    def computing(self) -> Any:
-        """A context to encode in, as training does."""
+    def autocast(self) -> Callable[[], Any] | None:
+        """A context to encode in, as training does; None where it is at full precision."""
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
         if self.precision not in dtypes:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtypes[self.precision])
+            return None
+        return lambda: torch.autocast(self.device.type, dtypes[self.precision])
 
 
 def open_or_build(wanted: Wanted, *, thorough: bool = False) -> Cache:
@@ -200,7 +205,9 @@ class _Builder:
             wanted.cutting,
             codec,
             wanted.config.torch_dtype,
-            computing=wanted.computing,
+            computing=wanted.autocast(),
+            batch_size=wanted.batch_size,
+            channels_last=wanted.channels_last,
             workers=wanted.workers,
             note=shelf.note(),
             skip_bad=wanted.skip_bad,
@@ -215,7 +222,9 @@ class _Builder:
         conditioner, dtype = wanted.text.load(), wanted.config.torch_dtype
         found = text_pieces(missing, conditioner, total, dtype.itemsize)
         with self._share(shelf, found, lambda piece: len(piece.texts), "text") as (todo, told):
-            write_texts(todo, conditioner, dtype, told, computing=wanted.computing, note=shelf.note())
+            write_texts(
+                todo, conditioner, dtype, told, computing=wanted.autocast() or contextlib.nullcontext, note=shelf.note()
+            )
 
     @contextlib.contextmanager
     def _share(self, shelf: Shelf, found: list[Any], size: Callable[[Any], int], unit: str) -> Iterator[Any]:

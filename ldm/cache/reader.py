@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from ldm.cache.cuts import Cutting
 from ldm.cache.fingerprint import picture_ids
-from ldm.cache.latents import Cutting, Latents
+from ldm.cache.latents import Latents
 from ldm.cache.shards import Places, Shard
 from ldm.cache.texts import Texts
 from ldm.data.example import Source

@@ -74,7 +74,11 @@ class Source(Protocol):
         ...
 
     def words(self, index: int) -> Words:
-        """Label and captions of an example, without opening its picture."""
+        """Label and captions of an example, without opening its picture.
+
+        Raises:
+            BadExample: they cannot be used.
+        """
         ...
 
     def read(self, index: int, least: tuple[int, int] | None = None) -> Example:

@@ -209,6 +209,8 @@ def _metadata(files: FolderFiles, pictures: Sequence[str], config: FolderConfig)
     columns = as_tuple(config.caption_column)
     entries = read_metadata(files, columns, config.label_column)
     rows = [Row(entry.key, entry.path, entry.captions, fault=entry.fault) for entry in entries]
+    if all(row.path is None for row in rows):
+        raise UserError(f"{rows[0].fault}; no line of the metadata names a picture that is there: {files.told()}")
     used = {row.path for row in rows}
     lone = tuple(f"{files.root / printable(name)} is in no metadata file" for name in pictures if name not in used)
     if config.label_column is None:

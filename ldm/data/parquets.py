@@ -1,7 +1,8 @@
 """Parquet files as shards of a stream: rows in the order they are stored, and from any row group on.
 
-pyarrow reads them, as it does for ``datasets``; but where that takes whole groups of rows into memory, which are a
-gigabyte in many sets of pictures, here a lane holds a few megabytes (see ``benchmarks/streaming.py``).
+pyarrow reads them, as it does for ``datasets``; but that reads whole groups of rows ahead, which for pictures are many
+megabytes in every lane, cannot begin at a group, and does not tell which rows a damage takes. See
+``benchmarks/streaming.py`` for both side by side.
 """
 
 from __future__ import annotations

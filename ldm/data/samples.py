@@ -206,16 +206,17 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         self, ticket: Ticket, mirrored: bool, place: Sequence[float]
     ) -> tuple[Tensor, Frame, Words, str, tuple[int, int], tuple[Skipped, ...]]:
         """The picture of a ticket, or of the first after it that can be used, and what there is to say about it."""
-        skipped: list[Skipped] = []
+        skipped: dict[str, Skipped] = {}
+        first = ticket
         while True:
             part = self.plan.parts[ticket.part]
             try:
-                return *self._open(part, ticket, mirrored, place), tuple(skipped)
+                return *self._open(part, ticket, mirrored, place), tuple(skipped.values())
             except BadExample as error:
-                if skipped and error.key == skipped[0].key:
-                    raise UserError(f"no picture of {part.name} in this bucket can be used: {error}") from error
-                skipped.append(Skipped(error.key, str(error)))
+                skipped.setdefault(error.key, Skipped(error.key, str(error)))
                 ticket = self.plan.instead(ticket)
+                if ticket == first:
+                    raise UserError(f"no picture of {part.name} in this bucket can be used: {error}") from error
 
     def _open(
         self, part: Source, ticket: Ticket, mirrored: bool, place: Sequence[float]

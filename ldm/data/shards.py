@@ -36,7 +36,7 @@ def find_shards(path: str | Sequence[str], ending: str) -> list[str]:
     """The files that a setting means.
 
     Args:
-        path: a file, a folder, a pattern with ``*``, ``?`` or ``{00..99}``, on a disk or behind a URL; or several.
+        path: a file, a folder, or a pattern with ``*`` or ``{00..99}``, on a disk or behind a URL; or several of these.
         ending: of the names of the files in a folder, such as ``".tar"``.
 
     Raises:
@@ -73,13 +73,13 @@ def _matching(place: str, ending: str) -> list[str]:
 
 
 def _matching_remote(url: str, ending: str) -> list[str]:
-    if not glob.has_magic(url) and url.partition("?")[0].endswith(ending):
+    pattern = "*" in url  # a question mark begins a query
+    if not pattern and url.partition("?")[0].endswith(ending):
         return [url]
     import fsspec
 
     system, path = fsspec.core.url_to_fs(url)
-    pattern = path if glob.has_magic(url) else f"{path.rstrip('/')}/*{ending}"
-    found = sorted(str(one) for one in system.glob(pattern))
+    found = sorted(str(one) for one in system.glob(path if pattern else f"{path.rstrip('/')}/*{ending}"))
     if not found:
         raise UserError(f"{url}: found no {ending} files; where they cannot be listed, name them, as with {{000..123}}")
     return [system.unstrip_protocol(one) for one in found]

@@ -24,8 +24,8 @@ class WebDatasetConfig(StreamConfig):
     """Tar shards, on a disk or behind a URL.
 
     Attributes:
-        path: a folder of tars, a tar, or a pattern: ``*`` and ``?`` on disks and stores that can be listed,
-            ``{00000..00099}`` anywhere; or several of these. URLs are whatever fsspec opens: ``https://``, ``s3://``,
+        path: a folder of tars, a tar, or a pattern: ``*`` on disks and where files can be listed, ``{00000..00099}``
+            anywhere; or several of these. URLs are whatever fsspec opens: ``https://``, ``s3://``,
             ``hf://datasets/...``.
         extensions: of pictures; of several pictures in a sample, that of the first extension here.
         caption_key: extension of the file that is the caption, or ``json:KEY`` for a value of the sample's ``.json``,

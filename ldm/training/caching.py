@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 
 from ldm.cache.build import Maker, Wanted, open_or_build
+from ldm.cache.cuts import Cutting
 from ldm.cache.fingerprint import plain
-from ldm.cache.latents import Cutting
 from ldm.cache.makers import text_traits, vae_traits
 from ldm.cache.reader import Cache
 from ldm.cache.settings import CacheConfig
@@ -79,6 +79,9 @@ def wanted(run: DiffusionRun, config: CacheConfig, source: Source, start: Start,
         text=text,
         precision=run.train.mixed_precision,
         device=device,
+        batch_size=run.train.batch_size,
+        # a GPU is faster so, and the same to the bit only on a CPU
+        channels_last=run.train.channels_last or device.type == "cuda",
         workers=run.train.workers,
         skip_bad=getattr(run.data, "skip_bad", 0),
     )

@@ -7,6 +7,7 @@ them), since a small set of captions would otherwise be told that a true caption
 
 from __future__ import annotations
 
+import contextlib
 import json
 import string
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.data.example import Source
+from ldm.data.example import BadExample, Source
 from ldm.data.samples import Batch, TrainingSamples
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
@@ -181,5 +182,8 @@ class ClipTask:
 
 def _all_captions(source: Source) -> list[str]:
     """Distinct captions of the source, sorted, letters and digits first so that every one is in the vocabulary."""
-    found = {caption for i in range(len(source)) for caption in source.words(i).captions}
+    found: set[str] = set()
+    for index in range(len(source)):
+        with contextlib.suppress(BadExample):  # told where it comes up in training
+            found.update(source.words(index).captions)
     return [*string.ascii_lowercase, *string.digits, *sorted(found)]

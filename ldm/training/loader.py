@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -60,8 +60,8 @@ def check_samples(wanted: int, settings: TrainSettings, team: Team) -> None:
 
 def batches(
     samples: TrainingSamples, first_step: int, settings: TrainSettings, team: Team, device: torch.device
-) -> Iterator[Batch]:
-    """The micro-batches of this process from a step on, on ``device``.
+) -> Generator[Batch, None, None]:
+    """The micro-batches of this process from a step on, on ``device``; to be closed by who asks for them.
 
     Raises:
         UserError: the data cannot be used.

@@ -36,7 +36,7 @@ def draw_masks(index: Tensor, seed: int, size: tuple[int, int], config: MaskConf
             _rectangles(boxes, many, y, x),
             _stroke(points, many, width, y, x),
             torch.ones(len(index), *size, dtype=torch.bool, device=index.device),
-            ~_box(0.1 * border[:, :2], 1 - 0.1 - 0.4 * border[:, 2:], y, x),
+            ~_somewhere(0.5 + 0.4 * border[:, :2], border[:, 2:], y, x),
         ]
     )  # (4, B, H, W)
     edges = torch.tensor(config.shares, device=index.device).cumsum(0)
@@ -66,19 +66,18 @@ def _grid(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     return down[None, :, None], across[None, None, :]
 
 
-def _box(corner: Tensor, end: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Pixels between two corners (B, 2), in 0..1: (B, H, W) bool."""
-    top, left, bottom, right = (edge[:, None, None] for edge in (*corner.unbind(1), *end.unbind(1)))
+def _somewhere(sides: Tensor, where: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The pixels of a rectangle with these sides (B, 2), in 0..1, at a place of the room that is left: (B, H, W)."""
+    corner = where * (1 - sides)
+    top, left, bottom, right = (edge[:, None, None] for edge in (*corner.unbind(1), *(corner + sides).unbind(1)))
     return (y >= top) & (y < bottom) & (x >= left) & (x < right)
 
 
 def _rectangles(numbers: Tensor, many: Tensor, y: Tensor, x: Tensor) -> Tensor:
     found = torch.zeros(len(numbers), y.shape[1], x.shape[2], dtype=torch.bool, device=numbers.device)
     for k, part in enumerate(numbers.split(4, dim=1)):
-        sides = 0.1 + 0.4 * part[:, :2]
-        corner = part[:, 2:] * (1 - sides)
         drawn = (many * _RECTANGLES >= k)[..., None]  # the first one always
-        found = found | (_box(corner, corner + sides, y, x) & drawn)
+        found = found | (_somewhere(0.1 + 0.4 * part[:, :2], part[:, 2:], y, x) & drawn)
     return found
 
 

@@ -31,8 +31,9 @@ _NOTE = "prior.json"
 class _Marked:
     """A source whose keys tell that its pictures are of the class."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, num_classes: int | None) -> None:
+        """``num_classes``: of the pictures beside these, which have no labels."""
+        self._source, self.num_classes = source, num_classes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
@@ -55,7 +56,7 @@ def with_prior(source: Source, prior: Source) -> Mixture:
     """Both, each with half of the samples."""
     parts, weights = parts_of(source)
     whole = sum(weights)
-    marked: Any = _Marked(prior)
+    marked: Any = _Marked(prior, source.num_classes)
     return Mixture([*parts, marked], [*(float(weight / whole) for weight in weights), 1.0])
 
 

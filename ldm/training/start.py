@@ -50,6 +50,8 @@ def start_of(run: DiffusionRun, source: Source) -> Start:
     start = _new(run, source) if run.model is None else _finished(run)
     _check_data(start.model, source)
     start.model.defaults = {**start.model.defaults, **_said(run)}
+    if run.prior is not None and not isinstance(start.model.conditioner, TextConditioner):
+        raise UserError("prior tells a class and its member apart by their captions, and this model reads none")
     if run.masks is not None and not start.model.inpaints:
         raise UserError("masks are for inpainting networks, and this one reads no mask beside the picture")
     return start

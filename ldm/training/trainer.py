@@ -21,7 +21,7 @@ from ldm.data.samples import Batch
 from ldm.errors import UserError
 from ldm.publishing import disk_trouble
 from ldm.training.averaging import Average
-from ldm.training.checkpoint import publishing, unfinished_folder
+from ldm.training.checkpoint import checkpoint_folder, publishing, unfinished_folder
 from ldm.training.journal import Journal
 from ldm.training.loader import batches, check_samples, samples_per_step
 from ldm.training.meter import Meter
@@ -87,9 +87,10 @@ class Trainer:
         settings, outlook = self.run.train, Outlook(self.run, self.task, self.team, journal)
         hidden = None if journal else True  # None: where there is no terminal
         bar = tqdm(total=settings.steps, initial=self.step, unit="step", disable=hidden)
-        with bar, StopNote(self.team) as note:
+        prepared = batches(self.task.samples, self.step, settings, self.team, self.accelerator.device)
+        # closed here, as its processes do not hear the signal by which the interpreter would end them
+        with bar, contextlib.closing(prepared) as source, StopNote(self.team) as note:
             meter = Meter()
-            source = batches(self.task.samples, self.step, settings, self.team, self.accelerator.device)
             while self.step < settings.steps and self.stopped is None:
                 note.ask()
                 with meter.waiting():
@@ -200,7 +201,8 @@ class Trainer:
                     self._state.write_shares(folder)
 
     def _write(self, folder: Path, averaged: nn.Module) -> None:
-        with disk_trouble(f"the checkpoint {folder}", "; the last one is intact"):
+        final = checkpoint_folder(self.run.output, self.step)
+        with disk_trouble(f"the checkpoint {final}", "; the last one is intact"):
             self.task.save(folder, averaged, {**self.provenance, "steps": self.step})
             numbers = {"step": self.step, "samples_per_step": samples_per_step(self.run.train, self.team)}
             self._state.write(folder, {**numbers, "skipped": self._skipped.keys})

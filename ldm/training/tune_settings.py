@@ -117,7 +117,7 @@ class MaskConfig(Settings):
         rectangles: one to four, each a tenth to a half of a side.
         strokes: a broad line through several points.
         whole: everything, which keeps the network able to draw from words alone.
-        border: all but a rectangle, as when a picture is made larger.
+        border: all but a large rectangle, as when a picture is made larger.
     """
 
     rectangles: float = Field(default=0.3, ge=0)

@@ -38,6 +38,7 @@ KINDS = {
     "near": Kind("pictures that look nearly like another", error=False, skipped=False),
     "blank": Kind("pictures that show one colour only", error=False, skipped=False),
     "long": Kind("captions longer than a window of the text encoder", error=False, skipped=False),
+    "cropped": Kind("pictures of which less than half is seen", error=False, skipped=False),
     "sparse": Kind("buckets with fewer pictures than a batch", error=False, skipped=False),
 }
 

@@ -20,7 +20,7 @@ from ldm.metadata.plain import printable
 
 _SAMPLE = 48  # pictures shown because they are there
 _GROUPS, _MEMBERS = 60, 6  # groups of copies, and pictures of each
-_ROWS, _WITH_PICTURE = 200, 20  # problems of a kind, and how many of them with a picture
+_FIRST, _ROWS = 16, 400  # problems of a kind that are seen at once, with pictures; and when asked for
 _LONGEST = 400  # characters of a text
 _STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
@@ -33,6 +33,7 @@ td,figcaption{overflow-wrap:anywhere}td img{max-height:56px;display:block}
 td:first-child:not(:last-child){width:7rem}
 .row{display:flex;flex-wrap:wrap;gap:.8rem;margin:.6rem 0}figure{margin:0;width:8rem}
 figure img{display:block;max-width:100%}figcaption{font-size:12px;color:#444}
+summary{cursor:pointer;color:#3b6ea5;padding:.3rem .6rem}
 .group{border-top:1px solid #ddd}
 """
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -88,7 +89,7 @@ def _sampled(report: Report) -> list[int]:
 
 def _pictured(kind: str, report: Report) -> Sequence[Problem]:
     """Problems of a kind that are shown with a picture; copies are shown in their groups."""
-    return () if kind in ("same", "near") else report.problems[kind][:_WITH_PICTURE]
+    return () if kind in ("same", "near") else report.problems[kind][:_FIRST]
 
 
 def _plots(report: Report) -> Iterator[str]:
@@ -103,15 +104,24 @@ def _problems(report: Report, small: Mapping[int, Thumbnail]) -> Iterator[str]:
         yield "<h2>Problems</h2>"
     for kind, found in report.problems.items():
         weight = '<span class="bad">error</span>' if KINDS[kind].error else '<span class="soft">warning</span>'
-        yield f"<h3>{weight}: {_text(KINDS[kind].title)}: {len(found):,}</h3><table>"
-        pictured = len(_pictured(kind, report))
-        for place, problem in enumerate(found[:_ROWS]):
-            picture = small.get(problem.number) if place < pictured and problem.number is not None else None
-            shown = f"<td>{_image(picture)}</td>" if picture else ""
-            words = _text(problem.message) + (_captions(picture) if picture else "")
-            yield f"<tr>{shown}<td{'' if picture else ' colspan=2'}>{words}</td></tr>"
-        yield "</table>"
-        yield from _more(len(found) - _ROWS, "of this kind")
+        yield f"<h3>{weight}: {_text(KINDS[kind].title)}: {len(found):,}</h3>"
+        pictured = small if _pictured(kind, report) else {}
+        yield from _table(found[:_FIRST], pictured)
+        if len(found) > _FIRST:
+            yield f"<details><summary>{min(len(found), _ROWS) - _FIRST:,} more</summary>"
+            yield from _table(found[_FIRST:_ROWS], {})
+            yield from _more(len(found) - _ROWS, "of this kind")
+            yield "</details>"
+
+
+def _table(problems: Sequence[Problem], small: Mapping[int, Thumbnail]) -> Iterator[str]:
+    yield "<table>"
+    for problem in problems:
+        picture = small.get(problem.number) if problem.number is not None else None
+        shown = f"<td>{_image(picture)}</td>" if picture else ""
+        words = _text(problem.message) + (_captions(picture) if picture else "")
+        yield f"<tr>{shown}<td{'' if picture else ' colspan=2'}>{words}</td></tr>"
+    yield "</table>"
 
 
 def _groups(

@@ -67,7 +67,8 @@ def _buckets(axes: Any, report: Report) -> None:
     shown = sorted(filled, key=lambda item: -item[1])[:_MOST_BUCKETS]
     shown.sort(key=lambda item: item[0][1] / item[0][0])
     axes.bar(range(len(shown)), [count for _, count in shown], color=_BLUE)
-    axes.set_xlim(-0.6, max(len(shown), 8) - 0.4)
+    room = max(0, 8 - len(shown)) / 2  # so that few bars are not wide
+    axes.set_xlim(-0.6 - room, len(shown) - 0.4 + room)
     names = [f"{width}x{height}" for (height, width), _ in shown]
     axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=6 if len(shown) > 20 else 8)
     axes.set_ylabel("pictures")

@@ -101,7 +101,7 @@ def check_parts(parts: Sequence[Source], wishes: Wishes) -> Report:
             labels[facts.label] += 1
         for check in (faults, captions, shapes, copies):
             problems += check.see(number, facts)
-    problems += [*copies.end(names), *shapes.sparse()]
+    problems += [*copies.end(names), *shapes.end(names)]
     return Report(
         parts=tuple(part.name for part in parts),
         names=names,

@@ -10,11 +10,14 @@ import torch
 
 from ldm.data.check.facts import Facts
 from ldm.data.check.kinds import Problem
+from ldm.data.check.names import Names
 from ldm.data.framing import Buckets, FrameConfig
+
+_LEAST_KEPT = 0.5  # of a picture
 
 
 class Shapes:
-    """The sizes of pictures, 8 bytes for each.
+    """The sizes of pictures, 16 bytes for each.
 
     Args:
         frame: how pictures come to the shapes of training; None where that is not known.
@@ -23,7 +26,7 @@ class Shapes:
 
     def __init__(self, frame: FrameConfig | None, batch: int | None) -> None:
         self.frame, self.batch = frame, batch
-        self._sides = array("i")
+        self._sides, self._numbers = array("i"), array("q")
         self._least = min(frame.sides) if frame else 0
 
     def see(self, number: int, facts: Facts) -> Iterator[Problem]:
@@ -31,6 +34,7 @@ class Shapes:
         if facts.fault is not None:
             return
         self._sides.extend(facts.size)
+        self._numbers.append(number)
         height, width = facts.size
         if height * width < self._least**2:
             told = f"{facts.key} has {width} x {height} pixels, fewer than {self._least} x {self._least}"
@@ -50,8 +54,25 @@ class Shapes:
         counts = torch.bincount(found, minlength=len(buckets.shapes)).tolist()
         return dict(zip(buckets.shapes, counts, strict=True))
 
-    def sparse(self) -> Iterator[Problem]:
-        """A problem for each bucket whose pictures come several times in one batch."""
+    def end(self, names: Names) -> Iterator[Problem]:
+        """The problems of pictures that fit no bucket, and of buckets, once all pictures were seen."""
+        if self.frame is not None:
+            yield from self._cropped(Buckets(self.frame), names)
+            yield from self._sparse()
+
+    def _cropped(self, buckets: Buckets, names: Names) -> Iterator[Problem]:
+        sizes = self.sizes
+        shapes = np.array(buckets.shapes)[buckets.assign(torch.from_numpy(sizes)).numpy()]
+        change = (sizes[:, 0] / sizes[:, 1]) / (shapes[:, 0] / shapes[:, 1])
+        kept = np.minimum(change, 1 / change)
+        for place in np.flatnonzero(kept < _LEAST_KEPT).tolist():
+            number = self._numbers[place]
+            part, key = names[number]
+            (height, width), (tall, wide) = sizes[place].tolist(), shapes[place].tolist()
+            share = f"{kept[place]:.0%} of {key}, {width} x {height}, is in the nearest bucket, {wide} x {tall}"
+            yield Problem("cropped", number, part, key, share)
+
+    def _sparse(self) -> Iterator[Problem]:
         for (height, width), count in self.buckets().items():
             if self.batch is not None and 0 < count < self.batch:
                 name = f"{width} x {height}"
