@@ -73,7 +73,7 @@ def page_of(folder: Path, side: int = 32) -> tuple[Report, str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, str]:
     """Thirty pictures, some with hostile captions, copies, near copies, damages, and a hostile name."""
     folder = caption_folder(tmp_path_factory.mktemp("pictures"), 30)
     for number, words in enumerate(HOSTILE):
@@ -87,16 +87,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "<b onclick=x>16'.txt").write_text("word " * 80)
     (folder / "17.txt").write_text("word " * 80)
     put(folder / "18.png", 18, (8, 8))
-    return folder
+    return page_of(folder)
 
 
-def test_the_page_is_whole_and_shows_everything(folder: Path) -> None:
-    report, text = page_of(folder)
+def test_the_page_is_whole_and_shows_everything(told: tuple[Report, str]) -> None:
+    report, text = told
     read = Reader(text)
-    told = " ".join(words for _, words in read.words)
+    shown = " ".join(words for _, words in read.words)
     for found in report.problems.values():
         for problem in found:
-            assert problem.message.replace("\x1b", "\\x1b") in told
+            assert problem.message.replace("\x1b", "\\x1b") in shown
     headings = [words for tag, words in read.words if tag == "h2"]
     assert headings == ["Problems", "Exact copies", "Pictures that look nearly alike", "A sample"]
     assert report.same == [[report.same[0][0] + i for i in range(3)]]
@@ -110,8 +110,8 @@ def test_the_page_is_whole_and_shows_everything(folder: Path) -> None:
         assert max(Image.open(io.BytesIO(small)).size) <= 112
 
 
-def test_hostile_words_are_words(folder: Path) -> None:
-    _, text = page_of(folder)
+def test_hostile_words_are_words(told: tuple[Report, str]) -> None:
+    _, text = told
     read = Reader(text)
     captions = [words for tag, words in read.words if tag == "figcaption"]
     for words in HOSTILE[:-1]:
@@ -142,8 +142,8 @@ def test_hostile_words_are_words(folder: Path) -> None:
     assert "http:" not in re.sub(r"base64,[^\"]*", "", text)
 
 
-def test_the_page_forbids_scripts_and_loading(folder: Path) -> None:
-    read = Reader(page_of(folder)[1])
+def test_the_page_forbids_scripts_and_loading(told: tuple[Report, str]) -> None:
+    read = Reader(told[1])
     (policy,) = [tag["content"] for name, tag in read.tags if name == "meta" and "http-equiv" in tag]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 

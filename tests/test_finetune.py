@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ from diffusers import DDPMScheduler  # type: ignore[attr-defined]
 from tiny_families import FACTOR, FAMILIES, Folders
 from torch import Tensor
 
-from ldm.config import validate
+from ldm.config import dump_config, load_config, parse_yaml, validate
 from ldm.data.framing import Frame
 from ldm.data.samples import Batch
 from ldm.errors import UserError
 from ldm.training.diffusion_player import DiffusionPlayer
+from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.masks import draw_masks
 from ldm.training.settings import DiffusionRun
 from ldm.training.start import Start
-from ldm.training.tune_settings import MaskConfig
+from ldm.training.tune_settings import FullTune, LoraTune, MaskConfig
 from ldm.training.tuning import tuning_of
 from ldm.weights.model import load_model
 
+ROOT = Path(__file__).parent.parent
 SIDE, COUNT = 32, 3
 PROMPTS = ["two", "a thick tall one slanted to the right", "four"]
 
@@ -204,3 +207,85 @@ def test_prior_pictures_weigh_as_they_are_told(folders):
 def test_settings_that_do_not_go_together(changes, said):
     with pytest.raises(UserError, match=said):
         run_of(**changes)
+
+
+# ---------------------------------------------------------------------------- small things of players
+
+
+def test_text_encoders_have_a_rate_of_their_own(folders):
+    tune = {"kind": "full", "text_encoder": True, "text_learning_rate": 2e-6}
+    run = run_of(tune=tune, train={"steps": 1, "learning_rate": 1e-5})
+    task: Any = DiffusionTask.__new__(DiffusionTask)
+    task.run = run
+    player = player_of(folders.folder("sd1"), tune=tune)
+    rates = {name: task.pace("net", name) for name, _ in player.named_parameters()}
+    assert set(name.split(".")[0] for name in rates) == {"net", "encoders"}
+    assert all(rate == (1.0 if name.startswith("net.") else pytest.approx(0.2)) for name, rate in rates.items())
+
+
+def test_every_trained_parameter_has_a_gradient_though_all_conditions_are_dropped(folders):
+    """Processes that train together wait for the gradients of all parameters from each of them."""
+    player = player_of(folders.folder("sdxl"), tune={"kind": "full", "text_encoder": True})
+    batch = Batch(**{**vars(a_batch()), "conditions": [None] * COUNT})
+    player(batch, 0).loss.backward()
+    trained = {name: p for name, p in player.named_parameters() if p.requires_grad}
+    assert all(p.grad is not None for p in trained.values())
+    assert all(not p.grad.any() for name, p in trained.items() if name.startswith("encoders."))  # type: ignore[union-attr]
+
+
+# --------------------------------------------------------------------------------------- the scripts
+
+
+def configured(script: str, *flags: str) -> DiffusionRun:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from _finetune import CONFIGS, overrides_of
+        from _finetune import flags as parser
+    finally:
+        sys.path.pop(0)
+    lora = script == "finetune_lora.py"
+    given = parser("", lora=lora).parse_intermixed_args(list(flags))
+    found = load_config(CONFIGS / ("lora.yaml" if lora else "full.yaml"), overrides_of(given))
+    assert isinstance(found, DiffusionRun)
+    return found
+
+
+def test_flags_of_diffusers_become_a_configuration():
+    run = configured(
+        "finetune_lora.py",
+        *("pictures", "--pretrained_model_name_or_path", "someone/model", "--output_dir", "runs/dog"),
+        *("--instance_prompt", "a photo of sks dog: mine", "--resolution", "96", "--rank", "7", "--seed", "3"),
+        *("--max_train_steps", "12", "--learning_rate", "1e-3", "--train_batch_size", "2", "--mixed_precision", "no"),
+        *("--class_prompt", "a dog", "--validation_prompt", "one", "--validation_prompt", "two", "train.workers=5"),
+    )
+    assert run.model == "someone/model"
+    assert str(run.output) == "runs/dog"
+    data: Any = run.data
+    assert (data.source, str(data.path), data.caption) == ("folder", "pictures", "a photo of sks dog: mine")
+    assert run.frame is not None
+    assert (run.frame.resolution, run.frame.step, run.frame.buckets) == (96, 32, False)
+    assert isinstance(run.tune, LoraTune)
+    assert (run.tune.rank, run.seed, run.frozen_dtype) == (7, 3, "fp32")
+    train = run.train
+    assert (train.steps, train.learning_rate, train.batch_size, train.mixed_precision) == (12, 1e-3, 2, "no")
+    assert train.workers == 5
+    assert run.prior is not None
+    assert run.prior.generate is not None
+    assert run.prior.generate.prompt == "a dog"
+    assert run.validation is not None
+    assert run.validation.prompts == run.sample.conditions == ("one", "two")
+
+
+def test_all_weights_and_the_text_encoder():
+    run = configured("finetune.py", "pictures", "--model", "m", "-o", "runs/x", "--train_text_encoder")
+    assert isinstance(run.tune, FullTune)
+    assert run.tune.text_encoder
+    assert run.cache is None  # it would keep what the text encoder gave before
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "finetune").glob("*.yaml")), ids=lambda path: path.stem)
+def test_configurations_that_come_with_the_project(path):
+    run = load_config(path)
+    assert isinstance(run, DiffusionRun)
+    assert run.model is not None
+    assert validate(parse_yaml(dump_config(run), "again"), "again") == run

@@ -23,6 +23,7 @@ from script_calls import call, start
 from tiny_files import SIDE, put_pictures, put_weights
 
 from ldm.cli import main
+from ldm.config import parse_yaml, validate
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,9 +32,15 @@ SHORT_OF = {
     "configs/mnist_text/vae.yaml": [x for x in SHORT if not x.startswith("sample")] + ["loss.adversarial_start=1"]
 }
 SHORT_OF["configs/mnist_text/clip.yaml"] = [x for x in SHORT if not x.startswith("sample")]
+FEW_STEPS = "train.steps=2 train.batch_size=2 train.workers=0 train.mixed_precision=no sample.count=2 sample.steps=1"
+SHORT_OF["configs/mnist_text/lcm.yaml"] = [*FEW_STEPS.split(), "data.limit=8"]
+SHORT_OF["configs/finetune/mnist_lora.yaml"] = [*FEW_STEPS.split(), "validation.pictures=1"]
+SHORT_OF["configs/finetune/lora.yaml"] = [
+    *[*FEW_STEPS.split(), "validation.pictures=1", "frozen_dtype=fp32", "frame.resolution=64"]
+]
 
 
-BRING = "## Bring your own"
+BRING, TUNE = "## Bring your own", "## Fine-tune"
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SMALL = "--steps 1 --width 64 --height 64 --dtype bf16"
 
@@ -54,6 +61,10 @@ def commands(wanted: Callable[[str], bool]) -> list[str]:
 
 def brings(section: str) -> bool:
     return section.startswith(BRING)
+
+
+def tunes(section: str) -> bool:
+    return section.startswith(TUNE)
 
 
 def shortened(command: str) -> str:
@@ -111,7 +122,11 @@ def test_set_up_commands_are_those_that_ci_runs() -> None:
 
 
 def test_commands(place: Path) -> None:
-    run = [shortened(c) for c in commands(lambda section: not brings(section)) if not c.startswith("pip install")]
+    run = [
+        shortened(c)
+        for c in commands(lambda section: not section.startswith((BRING, TUNE)))
+        if not c.startswith("pip install")
+    ]
     assert len(run) > 10
     for command in run:
         done = subprocess.run(command, shell=True, cwd=place, env=environment(), capture_output=True, text=True)
@@ -134,6 +149,29 @@ def test_commands_with_weights_of_ones_own(here: Path, capsys: pytest.CaptureFix
     assert (here / "outputs" / "img2img-samples" / "grid-0000.png").is_file()
     assert Image.open(here / "beach.png").size == (SIDE + 2 * 128, SIDE)
     assert Image.open(here / "large.png").size == (2 * SIDE, 2 * SIDE)
+
+
+def test_commands_of_fine_tuning(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "ldm").symlink_to(ROOT / "ldm")  # the clone, in which the model of the package has a relative path
+    run = commands(tunes)
+    assert len(run) > 8
+    for command in run:
+        first, *words = shlex.split(shortened(command))
+        code = start(main, "ldm", *words) if first == "ldm" else call(Path(words[0]).stem, *words[1:])
+        assert code == 0, f"{command}\n{capsys.readouterr().err}"
+        assert_written(command, here)
+    (lora,) = (here / "runs" / "lora").rglob("pytorch_lora_weights.safetensors")
+    assert (here / "check.html").stat().st_size > 1000
+    assert "TFLOP" in capsys.readouterr().out
+    assert lora.stat().st_size > 1000
+
+
+def test_a_mixture_is_read_as_the_readme_writes_it() -> None:
+    (mixture,) = blocks("yaml")
+    place = ROOT / "configs" / "finetune" / "lora.yaml"
+    tree = parse_yaml(place.read_text(encoding="utf-8"), str(place))
+    run = validate({**tree, **parse_yaml(mixture, "README.md")}, "README.md")
+    assert [source.weight for source in run.data.sources] == [3, 1]
 
 
 def test_what_is_put_in_changes_the_picture(here: Path) -> None:

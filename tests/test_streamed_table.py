@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from file_server import Ranged, serving
 from tar_shards import colour_of, picture
-from test_webdataset import Ranged
 
 from ldm.data import shards
 from ldm.data.example import BadExample
@@ -99,9 +96,8 @@ def test_a_server_gives_the_rows_of_the_disk(tmp_path, monkeypatch):
     pytest.importorskip("aiohttp")
     folder = write_tables(tmp_path)
     handler = type("Handler", (Ranged,), {"asked": [], "breaks": 0})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        there = opened(f"http://127.0.0.1:{server.server_port}/train-{{0..2}}.parquet", shuffle=8)
+    with serving(folder, handler) as url:
+        there = opened(f"{url}/train-{{0..2}}.parquet", shuffle=8)
         here = opened(folder, shuffle=8)
         assert [there.read(k).key for k in range(40)] == [here.read(k).key for k in range(40)]
         monkeypatch.setattr(shards, "_WAITS", (0,))
@@ -109,7 +105,6 @@ def test_a_server_gives_the_rows_of_the_disk(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="cannot be read") as raised:
             there.read(71)
         assert not isinstance(raised.value, BadExample)  # the network is no fault of the rows
-        server.shutdown()
 
 
 def test_a_data_set_is_found_by_its_name(tmp_path):

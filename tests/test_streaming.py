@@ -1,8 +1,7 @@
-"""The order of streams, and reading along it: from real tars, by real data loaders."""
+"""Reading streams along their order: from real tars, by real data loaders."""
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import pickle
 import random
@@ -16,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tar_shards import colour_of, members_of, picture, write_shards, write_tar
-from tiny_runs import differences, log_of, trained
+from test_lanes import sample
+from tiny_runs import differences, log_of
 from torch.utils.data import DataLoader
 
+from ldm.config import validate
 from ldm.data.example import BadExample
 from ldm.data.framing import FrameConfig
 from ldm.data.lanes import Lanes
@@ -26,6 +27,7 @@ from ldm.data.order import ShardedBatches
 from ldm.data.samples import TrainingSamples, collate
 from ldm.data.webdataset import WebDatasetConfig, WebDatasetSource
 from ldm.errors import UserError
+from ldm.training.run import train
 
 COUNTS = [23, 0, 41, 1, 30, 25]  # of the shards on the disk
 TOTAL = sum(COUNTS)
@@ -54,93 +56,6 @@ def number(example) -> int:
 
 def numbers(found: WebDatasetSource, ks) -> list[int]:
     return [number(found.read(k)) for k in ks]
-
-
-# ------------------------------------------------------------------ the order
-
-
-lanes = st.builds(
-    Lanes,
-    st.lists(st.integers(0, 12), min_size=1, max_size=9).filter(any),
-    st.integers(0, 2**31),
-    st.integers(1, 24),
-    processes=st.integers(1, 8),
-    workers=st.integers(1, 4),
-    shuffle=st.integers(1, 80),
-)
-
-
-def sample(order: Lanes, k: int) -> tuple[int, int]:
-    """(shard, position in it) of the stream's k-th sample."""
-    place = order.place(k)
-    rows = [(span.shard, i) for span in order.spans(*place[:3]) for i in range(span.first, span.last)]
-    return rows[place.at]
-
-
-@given(lanes)
-def test_every_epoch_has_every_sample_once(order):
-    everything = [(shard, i) for shard, count in enumerate(order.counts) for i in range(count)]
-    for epoch in range(3):
-        ks = range(epoch * order.total, (epoch + 1) * order.total)
-        assert sorted(sample(order, k) for k in ks) == everything
-
-
-@given(lanes, st.integers(0, 3))
-def test_lanes_and_their_blocks_are_the_shards_from_front_to_end(order, epoch):
-    """So a reader that goes along a lane never goes back, and of two lanes at most the shard between is in both."""
-    done: dict[int, int] = defaultdict(int)
-    visited = []
-    for lane in range(order.count):
-        for block in range(order.blocks(epoch, lane)):
-            spans = order.spans(epoch, block, lane)
-            assert sum(span.last - span.first for span in spans) <= order.size
-            for span in spans:
-                assert done[span.shard] == span.first < span.last
-                done[span.shard] = span.last
-                visited += [span.shard] if visited[-1:] != [span.shard] else []
-    assert [done[shard] for shard in range(len(order.counts))] == order.counts
-    assert len(visited) == len(set(visited))
-
-
-@given(lanes, st.data())
-def test_a_lane_is_asked_for_block_by_block(order, data):
-    first = data.draw(st.integers(0, 3 * order.total))
-    last: dict[int, tuple[int, int]] = {}
-    for k in range(first, first + 2 * order.total):
-        place = order.place(k)
-        assert last.get(place.lane, (0, 0)) <= place[:2]
-        last[place.lane] = place[:2]
-
-
-@pytest.mark.parametrize("workers", [1, 2, 4])
-@pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (4, 2), (1, 8)])
-def test_every_lane_has_one_reader(processes, workers, accumulation):
-    order = Lanes([1000] * 7, 1, 16, processes=8, workers=4, shuffle=64)
-    batch = 16 // processes // accumulation
-    readers = defaultdict(set)
-    for rank in range(processes):
-        steps = ShardedBatches(3, 40, batch, rank=rank, processes=processes, accumulation=accumulation)
-        for i, ks in enumerate(steps):
-            for k in ks:
-                readers[order.place(k).lane].add((rank, i % workers))
-    assert len(readers) == order.count == 32
-    assert all(len(found) == 1 for found in readers.values())
-
-
-def test_seeds_and_epochs_differ_and_neighbours_are_far_apart():
-    def series(seed, epoch, **changes):
-        options = {"processes": 2, "workers": 2, "shuffle": 64, **changes}
-        order = Lanes([50] * 8, seed, 4, **options)
-        return [sample(order, k) for k in range(epoch * 400, (epoch + 1) * 400)]
-
-    assert series(1, 0) == series(1, 0)
-    assert len({tuple(series(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
-    batches = [series(1, 0)[i : i + 4] for i in range(0, 400, 4)]
-    assert sum(len({shard for shard, _ in batch}) > 1 for batch in batches) > 90
-    in_order = series(1, 0, shuffle=1, processes=1, workers=1)
-    assert [i for _, i in in_order] == [*range(50)] * 8
-    shuffled = series(1, 0, processes=1, workers=1)
-    assert sum(abs(a[1] - b[1]) == 1 for a, b in itertools.pairwise(shuffled)) < 40
 
 
 # ----------------------------------------------------------- reading along it
@@ -319,23 +234,28 @@ def test_nothing_that_can_be_used_is_told(tmp_path):
 # ------------------------------------------------------------------ training
 
 
-def run_of(folder: Path, output: Path, *, resume: bool = False, **changes) -> Path:
-    data = {"source": "webdataset", "colours": "grey", "shuffle": 64, **changes.pop("data", {})}
-    frame = {"resolution": 28, "step": 28, "buckets": False}
-    changes |= {"data": data, "frame": frame, "data__path": str(folder), "train__checkpoint_every": 2}
-    return trained("toy", output, resume=resume, **changes)
+def run_of(folder: Path, output: Path, *, resume: bool = False, skip_bad: int = 0, **changes) -> Path:
+    settings = {"batch_size": 4, "steps": 6, "checkpoint_every": 4, "keep_checkpoints": 9, "log_every": 1, **changes}
+    tree = {
+        "task": "diffusion",
+        "output": str(output),
+        "data": {"source": "webdataset", "path": str(folder), "colours": "grey", "shuffle": 64, "skip_bad": skip_bad},
+        "frame": {"resolution": 28, "step": 28, "buckets": False},
+        "toy": {"in_channels": 1},
+        "sample": {"steps": 1, "count": 1},
+        "train": settings,
+    }
+    return train(validate(tree, "tiny"), resume=resume)
 
 
 def test_a_training_run_goes_on_where_it_was(tmp_path):
     """With other workers than it began with, and in another epoch, as it goes through the data in 3 steps."""
     folder = tmp_path / "shards"
     write_shards(folder, [5, 4, 3])
-    changes = {"train__batch_size": 4, "train__steps": 6, "train__keep_checkpoints": 9}
-    whole = run_of(folder, tmp_path / "whole", **changes)
+    whole = run_of(folder, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
-    for step in (4, 6):
-        shutil.rmtree(tmp_path / "again" / "checkpoints" / f"step_{step:08}")
-    again = run_of(folder, tmp_path / "again", resume=True, train__workers=2, **changes)
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "step_00000006")
+    again = run_of(folder, tmp_path / "again", resume=True, workers=2)
     assert differences(whole, again) == []
     assert log_of(tmp_path / "again") == log_of(tmp_path / "whole")
 
@@ -343,10 +263,10 @@ def test_a_training_run_goes_on_where_it_was(tmp_path):
 def test_a_training_run_stops_at_what_is_lost_or_counts_it(tmp_path):
     paths = write_shards(tmp_path / "shards", [30, 30])
     paths[1].write_bytes(paths[1].read_bytes()[:30_000])
-    changes = {"train__batch_size": 20, "train__steps": 2}
+    changes = {"batch_size": 20, "steps": 2}
     with pytest.raises(UserError, match=r"00001\.tar"):
         run_of(tmp_path / "shards", tmp_path / "stopped", **changes)
-    run_of(tmp_path / "shards", tmp_path / "on", data={"skip_bad": 40}, **changes)
+    run_of(tmp_path / "shards", tmp_path / "on", skip_bad=40, **changes)
 
 
 # ------------------------------------------------------------------- at size

@@ -146,7 +146,8 @@ def test_copies_are_found_and_the_limit_is_the_datas_own(base, tmp_path, capsys)
 
 
 def test_a_run_compares_its_samples(base, tmp_path):
-    trained(base, tmp_path / "run", memorised={"pictures": 12}, tune=LORA, cache={})
+    changes = {"memorised": {"pictures": 12}, "tune": LORA, "cache": {}}
+    trained(base, tmp_path / "run", **changes, train={**TRAIN, "ema_decay": 0.9})
     (told,) = [r for r in log_of(tmp_path / "run") if "nearest_distance" in r]
     assert told["nearest_distance"] <= told["nearest_distance_median"]
     assert (tmp_path / "run" / "samples" / "step_00000004_nearest.png").is_file()
@@ -179,6 +180,27 @@ def test_training_from_a_cache_reads_neither_vae_nor_text_encoder(base, tmp_path
     # and samples are drawn with parts that are read for that alone
     for mine, theirs in zip(task.draw(task.player, 0, 1), plain.draw(plain.player, 0, 1), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+
+
+def test_recomputed_activations_give_the_same_gradients(base, tmp_path):
+    found = []
+    for again in (False, True):
+        settings = {"tune": {"kind": "full", "text_encoder": True}, "train": {**TRAIN, "gradient_checkpointing": again}}
+        task = task_of(base, tmp_path, **settings)
+        task.samples.begin(4)
+        task.player.train()(collate(task.samples.__getitems__([0, 1, 2, 3])), 0).loss.backward()
+        found.append({name: p.grad for name, p in task.player.named_parameters() if p.requires_grad})
+    encoder: Any = task.player.encoders[0].encoder
+    assert encoder.is_gradient_checkpointing
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_cache_of_texts_is_not_for_text_encoders_that_change(base, tmp_path):
+    word = {"kind": "textual_inversion", "token": "zork", "initializer": "two"}
+    for tune in ({"kind": "full", "text_encoder": True}, word):
+        with pytest.raises(UserError, match="cache.texts must be false"):
+            task_of(base, tmp_path, tune=tune, cache={}, captions={"prefix": "zork "})
 
 
 def test_a_lora_run_draws_at_once_and_leaves_the_base_alone(base, tmp_path):

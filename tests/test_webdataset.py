@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tarfile
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tar_shards import colour_of, members_of, picture, write_shards, write_tar
+from tar_shards import members_of, picture, write_shards, write_tar
 
-from ldm.data import shards, tars
+from ldm.data import tars
 from ldm.data.example import BadExample
 from ldm.data.shards import expand_braces, find_shards, short_names
 from ldm.data.webdataset import WebDatasetConfig, WebDatasetSource
@@ -286,99 +281,3 @@ def test_wrong_settings_are_told_at_once(tmp_path, path, changes, message):
 def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         WebDatasetConfig.checked({"path": "x", **changes})
-
-
-class Ranged(SimpleHTTPRequestHandler):
-    """Python's file server, with parts of files, and lines that break."""
-
-    asked: list[tuple[str, str | None]]
-    breaks: int
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None: ...
-
-    def do_GET(self) -> None:
-        span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        path = Path(self.translate_path(self.path))
-        type(self).asked.append((path.name, self.headers.get("Range")))
-        if span is None or not path.is_file():
-            super().do_GET()
-            return
-        content = path.read_bytes()
-        first, last = int(span[1]), min(int(span[2]), len(content) - 1)
-        self.send_response(206)
-        self.send_header("Content-Length", str(last + 1 - first))
-        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-        self.end_headers()
-        if type(self).breaks and path.suffix != ".json":
-            type(self).breaks -= 1
-            self.wfile.write(content[first : first + 1000])
-            self.close_connection = True
-        else:
-            self.wfile.write(content[first : last + 1])
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, type[Ranged], Path]]:
-    pytest.importorskip("aiohttp")
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = type("Handler", (Ranged,), {"asked": [], "breaks": 0})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{found.server_port}", handler, folder
-        found.shutdown()
-
-
-def series(found: WebDatasetSource, ks: range) -> list[int]:
-    found.arrange(4, 1)
-    examples = [found.read(k) for k in ks]
-    numbers = [int(example.captions[0].split()[1]) for example in examples]
-    assert [tuple(one.image[:, 0, 0].tolist()) for one in examples] == [colour_of(number) for number in numbers]
-    return numbers
-
-
-@pytest.mark.parametrize("statistics", [True, False])
-def test_a_server_gives_the_samples_of_the_disk(server, monkeypatch, statistics):
-    url, handler, folder = server
-    write_shards(folder, [30, 20, 25], statistics=statistics)
-    monkeypatch.setattr(shards, "_WAITS", (0, 0, 0))
-    handler.breaks = 3
-    here, there = opened(folder), opened(f"{url}/{{00000..00002}}.tar")
-    assert len(there) == 75
-    assert handler.breaks == 0
-    handler.breaks = 3
-    assert series(there, range(60, 100)) == series(here, range(60, 100))
-    assert handler.breaks == 0
-    assert len(opened(url)) == 75  # the server lists its folder
-    counted = [name for name, _ in handler.asked if name.endswith(".json")]
-    assert len(counted) == 6
-
-
-def test_what_is_wrong_behind_a_url_is_told(server, monkeypatch):
-    url, handler, folder = server
-    monkeypatch.setattr(shards, "_WAITS", (0, 0))
-    write_shards(folder, [5])
-    with pytest.raises(UserError, match=r"there is no http://.*/1\.tar"):
-        opened(f"{url}/1.tar")
-    with pytest.raises(UserError, match=r"http://.*/none/?: found no .tar files|there is no http://.*/none"):
-        opened(f"{url}/none")
-    with pytest.raises(UserError, match=r"nosuch://x/0_stats\.json cannot be read: Protocol"):
-        opened("nosuch://x/0.tar")
-    found = opened(f"{url}/00000.tar")
-    handler.breaks = 10**6
-    with pytest.raises(UserError, match=r"http://.*/00000\.tar cannot be read") as raised:
-        found.read(0)
-    assert not isinstance(raised.value, BadExample)  # the network is no fault of the sample
-
-
-def test_a_server_without_parts_of_files_is_told(tmp_path):
-    pytest.importorskip("aiohttp")
-    write_shards(tmp_path, [200], image=picture(1, (300, 300)) + bytes(100_000))
-    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path))) as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
-        source = opened(f"http://127.0.0.1:{found.server_port}/00000.tar")
-        with pytest.raises(UserError, match=r"00000\.tar cannot be read.*range"):
-            [one() for _, one in source.scan()]
-        found.shutdown()

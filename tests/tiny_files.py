@@ -67,7 +67,7 @@ def full_checkpoint(place: Path) -> None:
 
 
 def put_pictures(place: Path) -> None:
-    """A photo, a mask, edges, and the first two as a pair in a folder."""
+    """A photo, a mask, edges, the first two as a pair in a folder, and a folder of pictures with captions."""
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     photo.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(place / "photo.png")
@@ -78,3 +78,8 @@ def put_pictures(place: Path) -> None:
     (place / "pairs").mkdir()
     shutil.copy(place / "photo.png", place / "pairs" / "a.png")
     shutil.copy(place / "mask.png", place / "pairs" / "a_mask.png")
+    (place / "pictures").mkdir()
+    for k in range(3):
+        colours = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+        colours.resize((512, 512), Image.Resampling.NEAREST).save(place / "pictures" / f"{k}.png")
+        (place / "pictures" / f"{k}.txt").write_text(f"a photo of zork, number {k}")

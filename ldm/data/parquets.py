@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
+from ldm.data.cursor import Row
 from ldm.data.shards import digest, open_shard, remembered, short_names
-from ldm.data.streaming import Row
 from ldm.errors import UserError, need
 
 _BATCH = 16  # rows turned into Python's objects at a time

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from ldm.data.cursor import Row
 from ldm.data.decode import decode
 from ldm.data.example import BadExample, Example
 from ldm.data.parquets import ParquetShards, schema_of
 from ldm.data.pictures import Columns, as_tuple, clean
 from ldm.data.shards import find_shards
-from ldm.data.streaming import Least, Row, Stream, StreamConfig
+from ldm.data.streaming import Least, Stream, StreamConfig
 from ldm.errors import UserError, need
 
 _PARQUET = ".parquet"

@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from ldm.data.cursor import Cursor, Row, Shards
 from ldm.data.example import BadExample, Example, Words
 from ldm.data.labels import number_labels
-from ldm.data.lanes import Lanes, Place, Span
+from ldm.data.lanes import Lanes
 from ldm.data.pictures import PictureConfig
 from ldm.errors import UserError
 
@@ -58,60 +59,6 @@ class StreamConfig(PictureConfig):
         return labels.numbers[0]
 
 
-class Row(NamedTuple):
-    """A sample as it is stored.
-
-    Attributes:
-        key: as in ``Example``.
-        parts: its bytes and values, by name.
-        trouble: why it cannot be read; empty where it could be.
-    """
-
-    key: str
-    parts: dict[str, Any]
-    trouble: str = ""
-
-
-class Reader(Protocol):
-    """An open shard, and how far it has been read."""
-
-    def take(self, count: int) -> list[Row]:
-        """The next ``count`` samples, of those the shard is said to have."""
-        ...
-
-    def skip(self, count: int) -> None:
-        """Pass over samples."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Shards(Protocol):
-    """The shards of a source."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """What messages call them; the keys of their samples begin so."""
-        ...
-
-    @property
-    def counts(self) -> Sequence[int]:
-        """Samples in each."""
-        ...
-
-    def open(self, shard: int) -> Reader:
-        """Open a shard before its first sample.
-
-        Raises:
-            UserError: it cannot be reached.
-        """
-        ...
-
-    def listing(self) -> bytes:
-        """A digest that changes when a shard does."""
-        ...
-
-
 class Stream:
     """A source whose samples come in an order of its own; see ``Source``.
 
@@ -139,7 +86,7 @@ class Stream:
         if not sum(shards.counts):
             raise UserError(f"{name} has no samples")
         self._skipped = _skipped(config.skip, shards.names, name)
-        self._cursors: dict[int, _Cursor] = {}
+        self._cursors: dict[int, Cursor] = {}
         self._owner = os.getpid()
         self.arrange(1, 0)
 
@@ -170,7 +117,7 @@ class Stream:
         """
         place, cursors = self._lanes.place(index), self._own_cursors()
         if place.lane not in cursors:
-            cursors[place.lane] = _Cursor(self._shards, self._lanes, self._skipped)
+            cursors[place.lane] = Cursor(self._shards, self._lanes, self._skipped)
         row = cursors[place.lane].find(place, turn)
         if row is None:
             raise UserError(f"{self.name}: no sample can stand in the place of those that cannot be used")
@@ -198,7 +145,7 @@ class Stream:
     def words(self, index: int) -> Words:
         raise TypeError("the samples of a stream have words once they are read")
 
-    def _own_cursors(self) -> dict[int, _Cursor]:
+    def _own_cursors(self) -> dict[int, Cursor]:
         if os.getpid() != self._owner:  # a fork has the open files of its parent, and would move its places in them
             self._cursors, self._owner = {}, os.getpid()
         return self._cursors
@@ -230,84 +177,3 @@ def _skipped(path: Path | None, shards: Sequence[str], name: str) -> frozenset[s
 def _folders(key: str) -> Iterator[str]:
     parts = key.split("/")
     return ("/".join(parts[:depth]) for depth in range(1, len(parts)))
-
-
-class _Head:
-    """Reads spans of shards, and keeps the last shard open as more of it may be asked for."""
-
-    def __init__(self, shards: Shards) -> None:
-        self._shards = shards
-        self._reader: Reader | None = None
-        self._shard, self._next = -1, 0  # what ``_reader`` reads, and the sample that comes next
-
-    def take(self, spans: Sequence[Span]) -> list[Row]:
-        return [row for span in spans for row in self._take(span)]
-
-    def _take(self, span: Span) -> list[Row]:
-        if self._reader is None or span.shard != self._shard or span.first < self._next:
-            self.close()
-            self._reader, self._shard, self._next = self._shards.open(span.shard), span.shard, 0
-        self._reader.skip(span.first - self._next)
-        rows, self._next = self._reader.take(span.last - span.first), span.last
-        if span.last == self._shards.counts[span.shard]:
-            self.close()
-        return rows
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-
-
-class _Cursor:
-    """Goes along a lane and holds one block of it."""
-
-    def __init__(self, shards: Shards, lanes: Lanes, skipped: frozenset[str]) -> None:
-        self._shards, self._lanes, self._skipped = shards, lanes, skipped
-        self._head = _Head(shards)
-        self._held: tuple[int, int] | None = None  # epoch and block of ``_rows``
-        self._rows: list[Row] = []
-        self._reserve: list[Row] = []  # what may stand in where none of that block can, and where more comes from
-        self._more: Iterator[Row] | None = None
-
-    def find(self, place: Place, turn: int) -> Row | None:
-        """The sample at a place; or the ``turn``-th that may stand in for it, if there are so many."""
-        if self._held != place[:2]:
-            self._rows, self._reserve, self._more = [], [], None  # not two blocks at once
-            self._rows = self._head.take(self._lanes.spans(*place[:3]))
-            self._held = place[:2]
-        row = self._rows[place.at]
-        if row.key not in self._skipped:
-            if turn == 0:
-                return row
-            turn -= 1
-        others = self._usable(self._rows[: place.at] + self._rows[place.at + 1 :])
-        if turn < len(others):
-            return others[(place.at + turn) % len(others)]
-        return self._from_reserve(place, turn - len(others))
-
-    def _usable(self, rows: Sequence[Row]) -> list[Row]:
-        return [row for row in rows if not row.trouble and row.key not in self._skipped]
-
-    def _from_reserve(self, place: Place, turn: int) -> Row | None:
-        """Where a block cannot be used, as behind a damage in a shard, those that follow help out."""
-        if self._more is None:
-            self._more = self._following(place)
-        while len(self._reserve) < max(turn + 1, self._lanes.size) and (row := next(self._more, None)) is not None:
-            self._reserve.append(row)
-        if turn >= len(self._reserve):
-            return None
-        first = min(self._lanes.size, len(self._reserve))  # not one sample in the place of all
-        return self._reserve[(place.at + turn) % first if turn < first else turn]
-
-    def _following(self, place: Place) -> Iterator[Row]:
-        """What can be used of the rest of the epoch, from the next block of the lane on."""
-        head = _Head(self._shards)
-        try:
-            for block, lane in self._lanes.others(place):
-                yield from self._usable(head.take(self._lanes.spans(place.epoch, block, lane)))
-        finally:
-            head.close()
-
-    def close(self) -> None:
-        self._head.close()

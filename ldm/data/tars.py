@@ -14,8 +14,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Self
 
+from ldm.data.cursor import Row
 from ldm.data.shards import digest, find_shards, is_remote, open_shard, read_if_there, remembered, short_names, together
-from ldm.data.streaming import Row
 from ldm.errors import UserError
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # a sample's name, and what tells its members apart

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from ldm.data.cursor import Row
 from ldm.data.decode import decode
 from ldm.data.example import BadExample, Example
 from ldm.data.pictures import Columns, as_tuple, clean
-from ldm.data.streaming import Least, Row, Stream, StreamConfig
+from ldm.data.streaming import Least, Stream, StreamConfig
 from ldm.data.tars import TarShards
 from ldm.errors import UserError
 

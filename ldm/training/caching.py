@@ -38,6 +38,9 @@ def open_cache(
     """
     if run.cache is None:
         return None
+    if source.stream:
+        told = f"cache finds pictures by their keys, and {source.name} is a stream, whose pictures come as they come"
+        raise UserError(f"{told}: leave out `cache`, or unpack the pictures into a folder")
     return open_or_build(wanted(run, run.cache, source, start, device), thorough=thorough)
 
 
@@ -92,7 +95,7 @@ def _check(run: DiffusionRun, config: CacheConfig, codec: Codec, texts: bool) ->
         raise UserError("cache has nothing to keep: the run diffuses pixels, and encodes no texts that could be kept")
     if config.crops > 1 and (run.frame is None or run.frame.crop == "center"):
         raise IdleError("cache.crops", "cache.crops does nothing while frame.crop is center: there is one centre")
-    if texts and (run.tune.kind == "inversion" or getattr(run.tune, "text_encoder", False)):
+    if texts and (run.tune.kind == "textual_inversion" or getattr(run.tune, "text_encoder", False)):
         raise UserError("cache.texts must be false while the text encoder or its words are trained: they change")
     if run.masks is not None:
         raise UserError("cache keeps no pictures, and masks are cut out of pictures: leave out `cache`")

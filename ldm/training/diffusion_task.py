@@ -25,6 +25,7 @@ from ldm.training.settings import DiffusionRun
 from ldm.training.start import FROZEN
 from ldm.training.tune_settings import ValidationConfig
 from ldm.training.tuning import tuning_of
+from ldm.weights.hub import looks_like_name
 
 
 class DiffusionTask:
@@ -39,9 +40,13 @@ class DiffusionTask:
         self._cached = self.samples.kept is not None
         self._half = None if run.frozen_dtype == "fp32" else FROZEN[run.frozen_dtype]
         self.tuning = tuning_of(run, material.start)
+        encoders: list[Any] = self.tuning.encoders()
+        if run.train.gradient_checkpointing:
+            for encoder in encoders:
+                encoder.gradient_checkpointing_enable({"use_reentrant": False})
         if isinstance(model.net, UNet):
             model.net.gradient_checkpointing = run.train.gradient_checkpointing
-        self.player = DiffusionPlayer(model, run, self.tuning.encoders())
+        self.player = DiffusionPlayer(model, run, encoders)
         self.players: dict[str, nn.Module] = {"net": self.player}
         self._memory: Memory | None = None
 
@@ -58,8 +63,7 @@ class DiffusionTask:
 
     def save(self, folder: Path, averaged: nn.Module, provenance: dict[str, Any]) -> None:
         assert isinstance(averaged, DiffusionPlayer)
-        config = {key: value for key, value in provenance["config"].items() if key not in ("model", "loading", "prior")}
-        self.tuning.save(folder, averaged, {**provenance, "config": config})
+        self.tuning.save(folder, averaged, _without_places(provenance))
 
     # ---------------------------------------------------------------- pictures
 
@@ -137,3 +141,11 @@ class DiffusionTask:
     def _validation(self) -> ValidationConfig:
         assert self.run.validation is not None
         return self.run.validation
+
+
+def _without_places(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Without where things lie on the maker's disk; the name of a model on the hub stays."""
+    config = {key: value for key, value in provenance.get("config", {}).items() if key not in ("loading", "prior")}
+    if not looks_like_name(config.get("model") or ""):
+        config.pop("model", None)
+    return {**provenance, "config": config}

@@ -95,18 +95,19 @@ class Memory:
 
     def _all_features(self) -> tuple[Tensor, list[Place]]:
         codec, found, kept = self._encoder(), [], []
+        kept_rows = self._samples.kept if isinstance(codec, VAECodec) else None
         bar = tqdm(total=len(self.places), desc="looking at the training pictures", unit="picture", disable=None)
         with bar:
             for start in range(0, len(self.places), _AT_ONCE):
-                rows = list(self._opened(self.places[start : start + _AT_ONCE]))
+                rows = list(self._opened(self.places[start : start + _AT_ONCE], kept_rows))
                 kept += [place for place, _ in rows]
-                found += [self._features_of([picture for _, picture in rows], codec)] if rows else []
+                groups = _alike([picture for _, picture in rows])
+                found += [_vectors(torch.stack(group), codec, kept_rows) for group in groups]
                 bar.update(len(self.places[start : start + _AT_ONCE]))
         return torch.cat(found) if found else torch.empty(0, 1), kept
 
-    def _opened(self, places: Sequence[Place]) -> Iterator[tuple[Place, Tensor]]:
+    def _opened(self, places: Sequence[Place], kept: Kept | None) -> Iterator[tuple[Place, Tensor]]:
         """Places and what is to be compared: moments where a cache has them, else pictures in -1..1."""
-        kept = self._samples.kept
         for place in places:
             try:
                 yield place, self.picture(place) if kept is None else self._moments(kept, place)
@@ -124,10 +125,6 @@ class Memory:
         least = None if samples.frame is None else least_to_decode((height, width), samples.size)
         example = part.read(place.index, least)
         return to_signed(cut(example.image, example.original, samples.size, 0.5, 0.5, False)[0])
-
-    def _features_of(self, rows: list[Tensor], codec: Codec) -> Tensor:
-        """Vectors (N, D) on the CPU of pictures or of moments."""
-        return torch.cat([_vectors(torch.stack(group), codec, self._samples.kept) for group in _alike(rows)])
 
     def look(self, pictures: Sequence[Tensor]) -> Neighbours:
         """The nearest training pictures of samples (C, H, W) in -1..1."""

@@ -87,8 +87,9 @@ def train(run: RunSettings, *, resume: bool | Resume = False) -> Path:
             for tracker in accelerator.trackers:
                 tracker.finish()
     if trainer.stopped is not None:
-        told = f"stopped by {trainer.stopped} after step {trainer.step}, which is saved; --resume goes on"
-        print(told, file=sys.stderr)
+        if journal is not None:
+            told = f"stopped by {trainer.stopped} after step {trainer.step}, which is saved; --resume goes on"
+            print(told, file=sys.stderr)
         raise Stopped
     last = latest_checkpoint(run.output)
     assert last is not None

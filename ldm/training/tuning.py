@@ -31,6 +31,7 @@ from ldm.weights.opening import lora_targets
 from ldm.weights.parts import TEXT_ENCODERS
 
 TUNED = "tuned.json"
+_CONTEXT_OF_SD2 = 1024
 
 
 class Tuning(Protocol):
@@ -128,6 +129,9 @@ class _Lora:
         add_lora({name: targets[name] for name in names}, tune)
         _freeze_unread(self._encoders)
         self._names = names
+        # Stable Diffusion 2 comes in two kinds that no shape tells apart
+        v2 = getattr(model.net.config, "cross_attention_dim", None) == _CONTEXT_OF_SD2
+        self._architecture = "stable-diffusion-v2-768-v" if v2 and model.prediction == "v" else None
 
     def encoders(self) -> list[nn.Module]:
         return self._encoders
@@ -135,7 +139,9 @@ class _Lora:
     def save(self, folder: Path, player: DiffusionPlayer, provenance: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         own = [player.net, *(part.encoder for part in player.encoders)]  # pyright: ignore
-        write_lora(folder, lora_of(dict(zip(self._names, own, strict=True)), self._run.output.name))
+        name = self._run.output.name
+        lora = lora_of(dict(zip(self._names, own, strict=True)), name, {"ss_output_name": name})
+        write_lora(folder, lora, self._architecture)
         _write_note(folder, self._run, provenance)
 
 
