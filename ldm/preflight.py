@@ -132,7 +132,7 @@ def preflight_file(config: Path, overrides: list[str], price: float | None) -> b
     if found is None:
         return True
     print(in_words(found, price))
-    return found.errors <= getattr(run.data, "skip_bad", 0)
+    return found.errors <= run.skip_bad
 
 
 def _look(run: Run, source: Source) -> Report:

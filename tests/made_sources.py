@@ -41,6 +41,9 @@ class Made:
     def key(self, index: int) -> str:
         return f"{self.name}/{index}.png"
 
+    def stamp(self, index: int) -> str:
+        return ""
+
     def words(self, index: int) -> Words:
         return Words(None, self._captions)
 

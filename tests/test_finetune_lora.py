@@ -85,7 +85,7 @@ def test_gradients_are_those_of_peft_on_diffusers_unet(folders):
         torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "text_encoder"), [("sd1", False), ("sd1", True), ("sdxl", False), ("sdxl", True)])
+@pytest.mark.parametrize(("family", "text_encoder"), [("sd1", True), ("sdxl", False)])
 def test_diffusers_and_we_draw_the_same_with_either_file(family, text_encoder, folders, tmp_path):
     """A checkpoint in both namings, in diffusers, merged by us, and as it is trained: one picture."""
     folder, out = folders.folder(family), tmp_path / "checkpoint"

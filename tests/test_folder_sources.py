@@ -449,7 +449,7 @@ def test_colours(tmp_path: Path) -> None:
     assert grey.channels == grey.read(0).image.shape[0] == 1
 
 
-# ---------------------------------------------------------------------------------- sizes, and listing
+# ---------------------------------------------------------------------------------- sizes, and stamps
 
 
 @pytest.fixture
@@ -482,27 +482,22 @@ def test_sizes_are_remembered_until_a_picture_changes(tmp_path: Path, remembered
     assert torch.equal(source(folder).sizes, sizes)
 
 
-def test_a_listing_changes_when_what_is_read_does(tmp_path: Path) -> None:
+def test_a_stamp_changes_when_the_picture_does(tmp_path: Path) -> None:
     folder = caption_folder(tmp_path / "pictures")
-    skip = tmp_path / "skip.txt"
-    skip.write_text("1.png\n")
-    seen = {source(folder).listing()}
-    assert source(folder).listing() in seen
+    seen = {source(folder).stamp(0)}
+    (folder / "0.txt").write_text("other words")
+    put(folder / "5.png", 5)
+    assert source(folder).stamp(0) in seen
     changes: list[Callable[[], dict[str, object]]] = [
         lambda: {"background": [0, 0, 0]},
         lambda: {"colours": "grey"},
-        lambda: {"skip": str(skip)},
-        lambda: {"layout": "plain"},
-        lambda: (folder / "0.txt").write_text("other words") and {},
         lambda: os.utime(folder / "0.png", ns=(1, 1)) or {},
-        lambda: put(folder / "5.png", 5) and {},
-        lambda: (folder / "5.png").rename(folder / "6.png") and {},
+        lambda: put(folder / "0.png", 5) and {},
     ]
     for change in changes:
-        options = change()
-        listing = source(folder, **options).listing()
-        assert listing not in seen
-        seen.add(listing)
+        stamp = source(folder, **change()).stamp(0)
+        assert stamp not in seen
+        seen.add(stamp)
 
 
 # ---------------------------------------------------------------------------------------------- damage

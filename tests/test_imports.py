@@ -81,7 +81,7 @@ except SystemExit as ended:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "--help"], ["info", "-h"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["train", "-h"], ["data", "check", "-h"]])
 def test_help_waits_for_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     found = modules_after(COMMAND_LINE, tmp_path, *arguments)
     assert "typer" in found

@@ -134,18 +134,20 @@ def test_text_that_is_not_utf_8(tmp_path: Path, cache: str) -> None:
         found.words(1)
 
 
-def test_a_listing_is_of_the_data(tmp_path: Path, cache: str) -> None:
+def test_a_stamp_is_of_the_data(tmp_path: Path, cache: str) -> None:
     path = parquet_file(tmp_path / "a.parquet", 4)
 
-    def listing(**options: object) -> bytes:
-        return ParquetSource(ParquetConfig.checked({"path": str(path), "cache_dir": cache, **options})).listing()
+    def stamp(index: int = 0, **options: object) -> str:
+        found = ParquetSource(ParquetConfig.checked({"path": str(path), "cache_dir": cache, **options}))
+        return found.stamp(index)
 
-    first = listing()
-    assert listing() == first
-    assert listing(cache_dir=f"{cache}2") == first
-    assert len({first, listing(label_column="label"), listing(caption_column=None), listing(colours="grey")}) == 4
+    first = stamp()
+    assert stamp() == first
+    assert stamp(cache_dir=f"{cache}2") == first
+    assert len({first, stamp(1), stamp(colours="grey")}) == 3
     parquet_file(path, 5)
-    assert listing() != first
+    assert stamp() != first
+
 
 
 # --------------------------------------------------------------------------------------------- the hub

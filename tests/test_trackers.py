@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import importlib.util
 from typing import Any
 
@@ -31,15 +30,14 @@ def test_tensorboard_has_the_numbers_of_the_log_and_no_event(tmp_path):
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
 def test_one_that_is_not_installed_is_named_with_its_cure(name, tmp_path, monkeypatch, capsys):
-    real = builtins.__import__
+    real = importlib.import_module
 
-    def without(module: str, *arguments: Any, **named: Any) -> Any:
-        if module.split(".")[0] == name or module == f"torch.utils.{name}":
+    def without(module: str) -> Any:
+        if module in (name, f"torch.utils.{name}"):
             raise ImportError(f"No module named {name!r}")
-        return real(module, *arguments, **named)
+        return real(module)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(importlib, "import_module", lambda module: without(module))
+    monkeypatch.setattr(importlib, "import_module", without)
     file = config_file("toy", tmp_path / "run.yaml", tmp_path / "run", train__trackers=[name])
     assert command("train", str(file)) == 2
     assert f"pip install 'ldm[{name}]'" in capsys.readouterr().err

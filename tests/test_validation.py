@@ -190,8 +190,7 @@ def test_recomputed_activations_give_the_same_gradients(base, tmp_path):
         task.samples.begin(4)
         task.player.train()(collate(task.samples.__getitems__([0, 1, 2, 3])), 0).loss.backward()
         found.append({name: p.grad for name, p in task.player.named_parameters() if p.requires_grad})
-    encoder: Any = task.player.encoders[0].encoder
-    assert encoder.is_gradient_checkpointing
+    assert any(getattr(part, "gradient_checkpointing", False) for part in task.player.encoders.modules())
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, atol=1e-6, rtol=1e-5)
 
@@ -199,7 +198,7 @@ def test_recomputed_activations_give_the_same_gradients(base, tmp_path):
 def test_a_cache_of_texts_is_not_for_text_encoders_that_change(base, tmp_path):
     word = {"kind": "textual_inversion", "token": "zork", "initializer": "two"}
     for tune in ({"kind": "full", "text_encoder": True}, word):
-        with pytest.raises(UserError, match="cache.texts must be false"):
+        with pytest.raises(UserError, match=r"cache\.texts must be false"):
             task_of(base, tmp_path, tune=tune, cache={}, captions={"prefix": "zork "})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy as np
 from ldm.cache.shards import identity
 from ldm.data.example import Source
 from ldm.data.plan import parts_of
-from ldm.data.split import Chosen
 
 
 class Trait(NamedTuple):
@@ -57,29 +56,18 @@ def read_recipe(told: object) -> Recipe:
 def picture_ids(source: Source) -> np.ndarray:
     """Identities of a source's pictures (N, 2) int64: the first number is of the key alone, the second of all else too.
 
-    A picture is told by its key, its size and, where the source tells it, the ``stamp`` of its file, which changes with
-    the file. Sources without stamps are told apart by name.
+    A picture is told by its key, its size and its stamp, which changes with its file.
     """
     assert source.sizes is not None
     found = np.empty((len(source), 2), np.int64)
     row = 0
     for part in parts_of(source)[0]:
         assert part.sizes is not None
-        stamp = _stamp(part)
         for index, (height, width) in enumerate(part.sizes.tolist()):
             key = part.key(index)
-            told = part.name if stamp is None else str(stamp(index))
-            found[row] = identity(key)[0], identity(key, told, f"{height} {width}")[1]
+            found[row] = identity(key)[0], identity(key, part.stamp(index), f"{height} {width}")[1]
             row += 1
     return found
-
-
-def _stamp(part: Source) -> Callable[[int], object] | None:
-    """What changes with the file of each of a source's pictures, if it tells that."""
-    if isinstance(part, Chosen):
-        whole = _stamp(part.source)
-        return None if whole is None else lambda index: whole(int(part.indices[index]))
-    return getattr(part, "stamp", None)
 
 
 def text_id(text: str | None) -> tuple[int, int]:

@@ -81,6 +81,10 @@ class Source(Protocol):
         """
         ...
 
+    def stamp(self, index: int) -> str:
+        """What changes when the picture of an example does, found without opening it."""
+        ...
+
     def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
         """Open an example.
 
@@ -96,7 +100,7 @@ class Source(Protocol):
 
 
 class StreamSource(Source, Protocol):
-    """Samples in an order of their own, without ``key`` and ``words``; ``len`` is their number in an epoch."""
+    """Samples in an order of their own; ``len`` is their number in an epoch, and ``read`` alone opens them."""
 
     def arrange(self, per_step: int, seed: int) -> None:
         """Say how many samples a step has, over all processes, and the run's seed: what the order depends on."""

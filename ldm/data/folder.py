@@ -138,10 +138,6 @@ class FolderSource(Pictures):
     def _state_of(self, path: str | None) -> bytes:
         return b"" if path is None else self._files.state(path)
 
-    def _words_state(self, row: int) -> bytes:
-        found = self._rows[row]
-        return repr(found).encode() + b"".join(self._files.state(name) for name in found.sidecars)
-
 
 class _Packed:
     """Rows in one piece of memory, which worker processes share: counting references to objects would copy them."""

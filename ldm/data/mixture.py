@@ -55,6 +55,10 @@ class Mixture:
         part, own = self._find(index)
         return f"{part.name}: {part.key(own)}"
 
+    def stamp(self, index: int) -> str:
+        part, own = self._find(index)
+        return part.stamp(own)
+
     def words(self, index: int) -> Words:
         part, own = self._find(index)
         return part.words(own)

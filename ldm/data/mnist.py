@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +95,9 @@ class MnistSource:
 
     def key(self, index: int) -> str:
         return str(index)
+
+    def stamp(self, index: int) -> str:
+        return hashlib.blake2b(self.images[index].numpy().tobytes(), digest_size=16).hexdigest()
 
     def words(self, index: int) -> Words:
         return Words(int(self.labels[index]), self.captions[index])

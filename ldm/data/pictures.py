@@ -113,14 +113,10 @@ class Pictures(abc.ABC):
         )
         return Example(image, words.label, words.captions, key, original)
 
-    def listing(self) -> bytes:
-        """A digest of all that ``read`` depends on, taken without opening pictures: caches are known by it."""
-        digest = hashlib.blake2b(f"{self.channels} {self._background}".encode(), digest_size=32)
-        digest.update(self._order.numpy().tobytes())
-        for row in torch.unique(self._order).tolist():
-            for part in (self._key(row).encode(), self._state(row), self._words_state(row)):
-                digest.update(len(part).to_bytes(8, "little") + part)
-        return digest.digest()
+    def stamp(self, index: int) -> str:
+        """What changes when the picture of an example does, or the way in which it is read."""
+        told = f"{self.channels} {self._background} ".encode() + self._state(int(self._order[index]))
+        return hashlib.blake2b(told, digest_size=16).hexdigest()
 
     @abc.abstractmethod
     def _key(self, row: int) -> str: ...
@@ -135,10 +131,6 @@ class Pictures(abc.ABC):
     @abc.abstractmethod
     def _state(self, row: int) -> bytes:
         """What changes when the picture does."""
-
-    @abc.abstractmethod
-    def _words_state(self, row: int) -> bytes:
-        """What changes when the label or the captions do."""
 
     def _called(self, row: int) -> str:
         """What messages call the picture, where it is no file of its own."""

@@ -152,7 +152,7 @@ def _by_bucket(part: Source, buckets: Buckets | None) -> list[Tensor | None]:
     if part.sizes is None:
         raise UserError(
             f"{part.name} is a stream, and the sizes of its pictures are not known beforehand: "
-            "set frame.buckets to false, or cache it first"
+            "set frame.buckets to false"
         )
     found = buckets.assign(part.sizes)
     order = found.argsort(stable=True)

@@ -81,10 +81,12 @@ class Kept(Protocol):
 
     Attributes:
         crops: parts kept of each picture; one where it is the centre.
-        texts: whether contexts are kept too.
+        latents: whether what the codec's ``encode`` gave is kept.
+        texts: whether contexts are kept.
     """
 
     crops: int
+    latents: bool
     texts: bool
 
     def moments(self, part: int, index: int, crop: int, mirrored: bool) -> tuple[Tensor, Frame]:
@@ -114,6 +116,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         process: draws the diffusion noise; None for tasks without one.
         space: (channels, factor) of the diffused space; None for tasks that draw no noise.
         kept: a cache that takes the place of pictures and texts.
+        skip_bad: so many examples that cannot be used are allowed; no sample looks for a stand-in beyond one more.
 
     Attributes:
         size: (height, width) that the run is about: that of all pictures, or of the largest square bucket.
@@ -135,11 +138,12 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         process: Process | None = None,
         space: tuple[int, int] | None = None,
         kept: Kept | None = None,
+        skip_bad: int = 0,
     ) -> None:
         self.source, self.seed, self.frame = source, seed, frame
         self.captions = captions or CaptionConfig()
         self.condition, self.drop, self.flip = condition, drop, flip
-        self.process, self.space, self.kept = process, space, kept
+        self.process, self.space, self.kept, self._skip_bad = process, space, kept, skip_bad
         self.buckets = Buckets(frame) if frame is not None else None
         self.plan = Plan(source, seed, 1, self.buckets)
         side = max(frame.sides) if frame else 0
@@ -167,7 +171,9 @@ class TrainingSamples(Dataset[dict[str, Any]]):
             assert self.kept is not None
             longest = max(item["context"].tokens.shape[1] for item in items)
             for item in items:
-                item["context"] = _extended(item["context"], self.kept.context("").tokens, longest)
+                # nothing more is said, or, where a dropped condition is zeros, nothing at all
+                more = self.kept.context(None if item["conditions"] is None else "")
+                item["context"] = _extended(item["context"], more.tokens, longest)
         return items
 
     def __getitem__(self, n: int) -> dict[str, Any]:
@@ -217,12 +223,14 @@ class TrainingSamples(Dataset[dict[str, Any]]):
                 ticket = self.plan.instead(ticket)
                 if ticket == first:
                     raise UserError(f"no picture of {part.name} in this bucket can be used: {error}") from error
+                if len(skipped) > self._skip_bad + 1:
+                    raise UserError(f"{len(skipped)} examples in a row cannot be used: {error}") from error
 
     def _open(
         self, part: Source, ticket: Ticket, mirrored: bool, place: Sequence[float]
     ) -> tuple[Tensor, Frame, Words, str, tuple[int, int]]:
         shape = self.plan.shapes[ticket.bucket]
-        if self.kept is not None:
+        if self.kept is not None and self.kept.latents:
             crop = int(place[0] * self.kept.crops)
             moments, frame = self.kept.moments(ticket.part, ticket.index, crop, mirrored)
             return moments, frame, part.words(ticket.index), part.key(ticket.index), shape
@@ -285,7 +293,7 @@ def _cat(parts: tuple[Tensor | None, ...]) -> Tensor | None:
 
 
 def _extended(context: Context, empty: Tensor | None, length: int) -> Context:
-    """A context with windows of the empty prompt after its own, as ``TextConditioner`` pads prompts of a call."""
+    """A context with ``empty`` windows after its own, as ``TextConditioner`` pads prompts of a call."""
     assert context.tokens is not None
     assert empty is not None
     missing = (length - context.tokens.shape[1]) // empty.shape[1]

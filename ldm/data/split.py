@@ -29,6 +29,9 @@ class Chosen:
     def key(self, index: int) -> str:
         return self.source.key(int(self.indices[index]))
 
+    def stamp(self, index: int) -> str:
+        return self.source.stamp(int(self.indices[index]))
+
     def words(self, index: int) -> Words:
         return self.source.words(int(self.indices[index]))
 

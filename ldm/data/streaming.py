@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from torch import Tensor
 
 from ldm.data.cursor import Cursor, Row, Shards
 from ldm.data.example import BadExample, Example, Words
@@ -73,8 +74,8 @@ class Stream:
         UserError: there are no samples, or the list of samples to leave out is of other data.
     """
 
-    stream = True
-    sizes = None
+    stream: bool = True
+    sizes: Tensor | None = None
 
     def __init__(
         self, config: StreamConfig, name: str, shards: Shards, captioned: bool, example: Callable[[Row, Least], Example]

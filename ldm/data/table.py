@@ -150,9 +150,6 @@ class TableSource(Pictures):
     def _state(self, row: int) -> bytes:
         return f"{self._home} {row}".encode()
 
-    def _words_state(self, row: int) -> bytes:
-        return f"{self._captions} {self._label_column} {self.classes}".encode()
-
 
 class ParquetSource(TableSource):
     """Rows of parquet files."""

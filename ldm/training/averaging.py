@@ -71,7 +71,7 @@ class Average:
         if not self._own:
             return
         fresh = [own_share(self._trained[name].detach()).to(self._keep) for name in self._own]
-        torch._foreach_lerp_([*self._own.values()], fresh, 1 - ema_decay(self._settings, step))
+        torch._foreach_lerp_([*self._own.values()], fresh, 1 - ema_decay(self._settings, step))  # pyright: ignore[reportPrivateImportUsage]
         for buffer, current in zip(self._copy.buffers(), self._module.buffers(), strict=True):
             buffer.copy_(current)
 

@@ -86,7 +86,7 @@ def wanted(run: DiffusionRun, config: CacheConfig, source: Source, start: Start,
         # a GPU is faster so, and the same to the bit only on a CPU
         channels_last=run.train.channels_last or device.type == "cuda",
         workers=run.train.workers,
-        skip_bad=getattr(run.data, "skip_bad", 0),
+        skip_bad=run.skip_bad,
     )
 
 

@@ -116,7 +116,13 @@ class ClipTask:
             _all_captions(self.source), run.text.vocab_size, run.text.max_position_embeddings
         )
         self.samples = TrainingSamples(
-            self.source, run.seed, frame=run.frame, captions=run.captions, condition="text", flip=run.flip
+            self.source,
+            run.seed,
+            frame=run.frame,
+            captions=run.captions,
+            condition="text",
+            flip=run.flip,
+            skip_bad=run.skip_bad,
         )
         self.player = ClipPlayer(self._build(), self.tokenizer)
         self.players: dict[str, nn.Module] = {"clip": self.player}

@@ -43,7 +43,10 @@ class DiffusionTask:
         encoders: list[Any] = self.tuning.encoders()
         if run.train.gradient_checkpointing:
             for encoder in encoders:
-                encoder.gradient_checkpointing_enable({"use_reentrant": False})
+                newer = getattr(
+                    encoder, "activation_checkpointing_enable", None
+                )  # its name from 6 on
+                (newer or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
         if isinstance(model.net, UNet):
             model.net.gradient_checkpointing = run.train.gradient_checkpointing
         self.player = DiffusionPlayer(model, run, encoders)

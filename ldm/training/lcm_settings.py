@@ -10,12 +10,23 @@ from ldm.cache.settings import CacheConfig
 from ldm.errors import IdleError, UserError
 from ldm.schema import Settings
 from ldm.training.settings import DiffusionRun, RunSettings
+from ldm.training.train_settings import TrainSettings
 from ldm.training.tune_settings import FullTune, LoraTune
 from ldm.weights.opening import Loading
 
 Guidance = float | tuple[float, float]
 TOLD: Guidance = (5.0, 15.0)  # students that are told their guidance, and those that are not
 LEARNED: Guidance = 7.5
+
+
+class LcmTrain(TrainSettings):
+    """How to train.
+
+    Attributes:
+        ema_decay: of the target network, which is also what checkpoints draw with; 0 takes the student itself.
+    """
+
+    ema_decay: float = Field(default=0.95, ge=0, lt=1)
 
 
 class LcmSample(Settings):
@@ -40,9 +51,6 @@ class LcmSample(Settings):
 class LcmRun(RunSettings):
     """Consistency distillation; the theory is in ``ldm.diffusion.consistency``.
 
-    ``train.ema_decay`` is that of the target network, which is also what checkpoints draw with; 0.95 is usual, and 0
-    takes the student itself.
-
     Attributes:
         teacher: a model that draws, as ``ldm generate --model`` takes it.
         loading: which of its weights, as arguments of ``ldm.load``.
@@ -58,6 +66,7 @@ class LcmRun(RunSettings):
     """
 
     task: Literal["lcm"]
+    train: LcmTrain
     teacher: str = Field(min_length=1)
     loading: Loading = Loading()
     cache: CacheConfig | None = None

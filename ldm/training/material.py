@@ -84,6 +84,7 @@ def _samples(run: DiffusionRun, model: Model, source: Source, kept: Kept | None)
         process=model.process.build(),
         space=(model.codec.channels, model.codec.factor),
         kept=kept,
+        skip_bad=run.skip_bad,
     )
 
 

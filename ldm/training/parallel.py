@@ -38,7 +38,8 @@ class Team:
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self.group = dist.new_group(backend="gloo", timeout=_PATIENCE) if size > 1 else None
+        # Any: torch says that it may be a number, which it is in processes outside of the group alone
+        self.group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if size > 1 else None
 
     def part(self) -> None:
         """When all processes are done; those that Accelerate made a group of leave it as they end."""
@@ -108,8 +109,10 @@ def meeting_place(needed: bool) -> Iterator[None]:
     if not needed or dist.is_initialized():
         yield
         return
+    from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:

@@ -131,6 +131,11 @@ class RunSettings(Settings):
     limit: int | None = Field(default=None, ge=1)
     train: TrainSettings
 
+    @property
+    def skip_bad(self) -> int:
+        """How many examples that cannot be used are allowed."""
+        return getattr(self.data, "skip_bad", 0)
+
 
 class DiffusionRun(RunSettings):
     """Pixel or latent diffusion, from first weights or from a finished model.

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from ldm.errors import UserError
 from ldm.training.averaging import Average
@@ -75,7 +76,7 @@ class TrainingState:
         if not self.sharded:
             return
         try:
-            dcp.save(self._shares(), checkpoint_id=folder / "training" / _SHARDS, process_group=self._team.group)
+            save(self._shares(), checkpoint_id=folder / "training" / _SHARDS, process_group=self._team.group)
         except CheckpointException as error:
             raise OSError(_first(error)) from error
 
@@ -126,7 +127,7 @@ class TrainingState:
             begin_memory(player.optimizer.optimizer)
         shares = self._shares()
         try:
-            dcp.load(shares, checkpoint_id=folder, process_group=self._team.group)
+            load(shares, checkpoint_id=folder, process_group=self._team.group)
         except CheckpointException as error:
             raise ValueError(_first(error)) from error
         if averages := self._average.tensors():

@@ -66,7 +66,7 @@ class Trainer:
             task.follow(self._always_there())
         if settings.compile:
             task.compile()
-        self._skipped = SkippedList(getattr(run.data, "skip_bad", 0))
+        self._skipped = SkippedList(run.skip_bad)
         self._state = TrainingState(self.players, self.average, accelerator.scaler, team)
         self._bad_step = torch.full((), -1, dtype=torch.long, device=device)
 

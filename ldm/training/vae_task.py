@@ -111,7 +111,9 @@ class VAETask:
         self.source = source_of(run)
         factor, channels, loss = run.vae.factor, run.vae.in_channels, run.loss
         shape = (run.vae.latent_channels, factor)
-        self.samples = TrainingSamples(self.source, run.seed, frame=run.frame, flip=run.flip, space=shape)
+        self.samples = TrainingSamples(
+            self.source, run.seed, frame=run.frame, flip=run.flip, space=shape, skip_bad=run.skip_bad
+        )
         height, width = min(self.samples.plan.shapes, key=min)
         if channels != self.source.channels:
             raise UserError(f"vae.in_channels is {channels}, but the pictures have {self.source.channels}")
