@@ -26,6 +26,7 @@ from ldm.schema import Settings
 from ldm.studio import Studio
 from ldm.weights.fingerprint import fingerprints
 from ldm.weights.opening import Loading, open_model
+from ldm.weights.tuned import whole_model
 from ldm.workpieces import PictureFiles
 
 EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
@@ -43,8 +44,8 @@ def load(
     """Read a model and make it ready to draw.
 
     Args:
-        place: a model folder, a run of ``ldm train``, a single file, ``owner/name`` on the Hugging Face hub, or None
-            for the model that comes with the package.
+        place: a model folder, a run of ``ldm train`` (of a LoRA or word, too), a single file, ``owner/name`` on the
+            Hugging Face hub, or None for the model that comes with the package.
         device: ``cpu``, ``cuda``, ...; None picks.
         dtype: ``fp32``, ``bf16`` or ``fp16``; None picks the fastest that the device computes well in.
         attention: ``sdpa``, ``xformers`` or ``math``.
@@ -54,6 +55,7 @@ def load(
     Raises:
         UserError: the model or an option is not to be had.
     """
+    place, weights = whole_model(place, weights)
     where = accel.pick_device(None if device is None else str(device))
     kind = accel.pick_dtype(None if dtype is None else str(dtype).removeprefix("torch."), where)
     model = open_model(EMBEDDED if place is None else place, Loading.checked(weights), kind)

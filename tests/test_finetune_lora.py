@@ -20,11 +20,11 @@ from ldm.training.diffusion_player import DiffusionPlayer
 from ldm.training.lora_training import lora_of
 from ldm.training.start import Start
 from ldm.training.tuning import tuning_of
-from ldm.weights.in_folder import LORA_FILE
 from ldm.weights.lora_files import read_lora
 from ldm.weights.lora_live import LiveLoras
 from ldm.weights.model import load_model
 from ldm.weights.opening import lora_targets
+from ldm.weights.tuned import LORA_FILE
 
 ATTENTION = {"to_q", "to_k", "to_v", "to_out.0"}
 CONVOLUTIONS = {"conv1", "conv2", "conv", "proj_in", "proj_out", "conv_shortcut"}

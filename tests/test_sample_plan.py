@@ -142,7 +142,7 @@ def test_holding_out_of_a_mixture_keeps_its_weights():
 
 
 def samples(source: Source, per_step: int, **options) -> TrainingSamples:
-    made = TrainingSamples(source, 0, frame=BUCKETS.config, space=(4, 8), **options)
+    made = TrainingSamples(source, 0, frame=BUCKETS.config, space=(4, 8), skip_bad=3, **options)
     made.begin(per_step)
     return made
 

@@ -149,7 +149,6 @@ def test_a_stamp_is_of_the_data(tmp_path: Path, cache: str) -> None:
     assert stamp() != first
 
 
-
 # --------------------------------------------------------------------------------------------- the hub
 
 

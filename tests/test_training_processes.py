@@ -99,7 +99,7 @@ def test_another_number_of_samples_in_a_step_is_refused_with_what_would_do(runs,
     assert command("train", str(file), "--resume") == 2
     message = capsys.readouterr().err
     assert "a step of this run has 4 samples, and 1 process with train.batch_size 3" in message
-    assert "train.batch_size=4 train.gradient_accumulation=1 or train.batch_size=2" in message
+    assert "train.batch_size=2 train.gradient_accumulation=2 or train.batch_size=4" in message
 
 
 def test_clip_contrasts_with_the_whole_step(tmp_path):

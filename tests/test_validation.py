@@ -22,8 +22,8 @@ from ldm.training.memorised import Memory
 from ldm.training.run import build_task, train
 from ldm.training.tune_settings import MemorisedConfig
 from ldm.weights.files import read_tensors
-from ldm.weights.in_folder import LORA_FILE
 from ldm.weights.model import load_model
+from ldm.weights.tuned import LORA_FILE
 
 LORA = {"kind": "lora", "rank": 2}
 TRAIN = {"steps": 4, "batch_size": 4, "learning_rate": 1e-2, "lr_warmup_steps": 0, "ema_decay": 0, "log_every": 1}

@@ -43,9 +43,7 @@ class DiffusionTask:
         encoders: list[Any] = self.tuning.encoders()
         if run.train.gradient_checkpointing:
             for encoder in encoders:
-                newer = getattr(
-                    encoder, "activation_checkpointing_enable", None
-                )  # its name from 6 on
+                newer = getattr(encoder, "activation_checkpointing_enable", None)  # its name from 6 on
                 (newer or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
         if isinstance(model.net, UNet):
             model.net.gradient_checkpointing = run.train.gradient_checkpointing

@@ -12,10 +12,10 @@ from torch import nn
 
 from ldm.errors import UserError, need
 from ldm.training.tune_settings import LoraTune
-from ldm.weights.in_folder import LORA_FILE
 from ldm.weights.lora import Lora, LoraLayer
 from ldm.weights.lora_files import save_lora
 from ldm.weights.lora_names import layers_of
+from ldm.weights.tuned import LORA_FILE
 
 KOHYA_ENDING = ".kohya.safetensors"
 _ADAPTER = "default"

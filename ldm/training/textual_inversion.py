@@ -15,8 +15,8 @@ from ldm.text_conditioner import Tower
 from ldm.training.tune_settings import InversionTune
 from ldm.weights.embeddings import Embedding, add_embedding
 from ldm.weights.files import write_tensors
-from ldm.weights.in_folder import EMBEDDING_FILE
 from ldm.weights.parts import TEXT_ENCODERS
+from ldm.weights.tuned import EMBEDDING_FILE
 
 _XL = ("clip_l", "clip_g")
 

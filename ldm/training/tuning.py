@@ -29,8 +29,8 @@ from ldm.weights.files import write_json
 from ldm.weights.model import Model, save_model
 from ldm.weights.opening import lora_targets
 from ldm.weights.parts import TEXT_ENCODERS
+from ldm.weights.tuned import TUNED
 
-TUNED = "tuned.json"
 _CONTEXT_OF_SD2 = 1024
 
 

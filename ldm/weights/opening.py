@@ -20,7 +20,6 @@ from ldm.text_conditioner import TextConditioner, Tower
 from ldm.weights.components import Reading
 from ldm.weights.embeddings import add_embedding, load_embedding
 from ldm.weights.hub import fetch, looks_like_name
-from ldm.weights.in_folder import EMBEDDING_FILE, LORA_FILE, file_in
 from ldm.weights.lora import merge_loras
 from ldm.weights.lora_files import read_lora
 from ldm.weights.model import Model, assemble, load_model, load_vae, resolve, take_own
@@ -28,6 +27,7 @@ from ldm.weights.modelspec import PREDICTIONS, told_index, told_tokenizers
 from ldm.weights.papers import tokenizer_of, usual_tokenizer
 from ldm.weights.parts import TEXT_ENCODERS
 from ldm.weights.single_file import SingleFile, build_part, read_single_file
+from ldm.weights.tuned import embedding_in, lora_in
 
 
 class Loading(Settings):
@@ -59,12 +59,12 @@ class Loading(Settings):
     @field_validator("loras")
     @classmethod
     def _lora_files(cls, given: tuple[tuple[Path, float], ...]) -> tuple[tuple[Path, float], ...]:
-        return tuple((file_in(place, LORA_FILE), weight) for place, weight in given)
+        return tuple((lora_in(place), weight) for place, weight in given)
 
     @field_validator("embeddings")
     @classmethod
     def _embedding_files(cls, given: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(file_in(place, EMBEDDING_FILE) for place in given)
+        return tuple(embedding_in(place) for place in given)
 
     def files(self) -> dict[str, Path]:
         """What is put into the model, by its part."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ldm.errors import UserError
-from ldm.weights.in_folder import EMBEDDING_FILE, LORA_FILE
 from ldm.weights.opening import Loading
+from ldm.weights.tuned import EMBEDDING_FILE, LORA_FILE, TUNED, whole_model
 
 
 def touched(path: Path) -> Path:
@@ -35,3 +36,22 @@ def test_a_folder_without_one(tmp_path: Path) -> None:
     touched(tmp_path / "checkpoints" / "step_00000003" / LORA_FILE)
     with pytest.raises(UserError, match=f"no {EMBEDDING_FILE} in it, nor in .*step_00000003"):
         Loading.checked({"embeddings": (tmp_path,)})
+
+
+def test_a_run_of_a_lora_is_a_model(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000002"
+    lora, other = touched(checkpoint / LORA_FILE), tmp_path / "other.safetensors"
+    (checkpoint / TUNED).write_text(json.dumps({"model": "base", "loading": {"variant": "fp16"}, "provenance": {}}))
+    for place in (tmp_path / "run", checkpoint):
+        assert whole_model(place, {"loras": [(other, 0.5)], "live": True}) == (
+            "base",
+            {"variant": "fp16", "live": True, "loras": ((lora, 1.0), (other, 0.5))},
+        )
+    lora.unlink()
+    word = touched(checkpoint / "zork.safetensors")
+    assert whole_model(checkpoint, {"variant": None}) == ("base", {"variant": None, "embeddings": (word,)})
+    (checkpoint / TUNED).write_text("{}")
+    with pytest.raises(UserError, match="should say `model` and `loading`"):
+        whole_model(checkpoint, {})
+    assert whole_model(tmp_path, {"variant": "x"}) == (tmp_path, {"variant": "x"})
+    assert whole_model(None, {}) == (None, {})
