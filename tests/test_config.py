@@ -185,7 +185,7 @@ def test_all_mistakes_are_told_at_once():
         ({"condition__drop": 1.5}, "condition.drop: should be less than or equal to 1, got 1.5"),
         (
             {"condition__kind": "lable"},
-            "condition.kind: should be one of 'none', 'label', 'text', 'model', got 'lable'",
+            "condition.kind: should be one of 'none', 'label', 'text', 'model', got ",
         ),
         ({"prediction": "noise"}, "prediction: should be 'epsilon', "),
         ({"train": None}, "train: should be a group of keys and values, got None"),

@@ -126,7 +126,7 @@ def finished(tmp_path_factory) -> Path:
         ({"train__batch_size": 8}, "a step of this run has 4 samples"),
         ({"seed": 5}, "seed: was 0, now 5"),
         ({"unet__norm_num_groups": 8}, "unet.norm_num_groups: was 4, now 8"),
-        ({"condition__drop": 0.5, "prediction": "v"}, "prediction: was 'epsilon', now 'v'"),
+        ({"condition__drop": 0.5, "prediction": "v"}, "prediction: was None, now 'v'"),
         ({"train__lr_schedule": "cosine", "train__steps": 9}, "train.steps: was 6, now 9"),
     ],
 )

@@ -143,6 +143,9 @@ class Stream:
     def key(self, index: int) -> str:
         raise TypeError("the samples of a stream have keys once they are read")
 
+    def stamp(self, index: int) -> str:
+        raise TypeError("the samples of a stream have no stamps")
+
     def words(self, index: int) -> Words:
         raise TypeError("the samples of a stream have words once they are read")
 

@@ -76,11 +76,8 @@ def whole_model(place: str | Path | None, weights: Mapping[str, Any]) -> tuple[s
     base, loading = note.get("model"), note.get("loading")
     if not isinstance(base, str) or not isinstance(loading, dict):
         raise UserError(f"{folder / TUNED} is damaged: it should say `model` and `loading`")
-    own = (
-        {"loras": [(lora_in(folder), 1.0)]}
-        if (folder / LORA_FILE).is_file()
-        else {"embeddings": [embedding_in(folder)]}
-    )
+    is_lora = (folder / LORA_FILE).is_file()
+    own: dict[str, Any] = {"loras": [(lora_in(folder), 1.0)]} if is_lora else {"embeddings": [embedding_in(folder)]}
     lists = {
         name: (*loading.get(name, ()), *own.get(name, ()), *weights.get(name, ())) for name in ("loras", "embeddings")
     }
