@@ -80,7 +80,7 @@ class ClipPlayer(nn.Module):
         same = (tokens[:, None] == tokens[None]).all(-1).float()
         wanted = same / same.sum(1, keepdim=True)
         loss = (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
-        count = loss.new_tensor(float(len(logits)))
+        count = loss.new_full((), float(len(logits)))  # new_tensor would wait for a GPU
         hit = same[torch.arange(len(logits), device=device), logits.argmax(1)].sum()
         return Losses(loss, {"loss": (loss.detach() * count, count), "retrieval": (hit, count)})
 

@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 import ldm
+from ldm.accel import tune_allocator
 from ldm.config import dump_config, load_config, parse_yaml
 from ldm.errors import UserError
 from ldm.publishing import disk_trouble, write_whole
@@ -118,6 +119,8 @@ def processes(run: RunSettings) -> Iterator[tuple[Accelerator, Team]]:
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     _check_processes(accelerator.num_processes)
+    if accelerator.device.type == "cpu":
+        tune_allocator()
     with meeting_place(settings.parallel == "fsdp"):
         team = Team(accelerator.process_index, accelerator.num_processes)
         yield accelerator, team

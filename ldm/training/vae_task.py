@@ -67,7 +67,7 @@ class VAEPlayer(nn.Module):
         if self._loss.adversarial > 0 and step >= self._loss.adversarial_start:
             self.seen.append((images, rebuilt.detach()))
             loss = loss + self._adversarial(likelihood, rebuilt, parts)
-        count = loss.new_tensor(float(len(images)))
+        count = loss.new_full((), float(len(images)))  # new_tensor would wait for a GPU
         return Losses(loss, {"loss": (loss.detach() * count, count), **parts})
 
     def _adversarial(self, likelihood: Tensor, rebuilt: Tensor, parts: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
@@ -99,7 +99,7 @@ class AdversaryPlayer(nn.Module):
     def forward(self, batch: Batch, step: int) -> Losses:
         real, fake = self._vae.module.seen.popleft()  # the autoencoder plays first
         loss = hinge_discriminator_loss(self.adversary(real).float(), self.adversary(fake).float())
-        count = loss.new_tensor(float(len(real)))
+        count = loss.new_full((), float(len(real)))
         return Losses(loss, {"discriminator": (loss.detach() * count, count)})
 
 
