@@ -128,8 +128,9 @@ def reader_of(run: Run) -> tuple[str | None, Loading]:
 
 def _skips(data: Any) -> list[Path | None]:
     """The list that each part of a source already leaves out."""
-    parts = [each.data for each in data.sources] if isinstance(data, MixConfig) else [data]
-    return [getattr(part, "skip", None) for part in parts]
+    if isinstance(data, MixConfig):
+        return [skip for each in data.sources for skip in _skips(each.data)]
+    return [getattr(data, "skip", None)]
 
 
 def _write_quarantine(path: Path, report: Report, skips: list[Path | None]) -> None:

@@ -61,7 +61,8 @@ class LabelConditioner(nn.Module):
         self.embedding = nn.Embedding(classes + 1, width)
 
     def encode(self, conditions: Sequence[Condition]) -> Context:
-        rows = torch.tensor([self._row(c) for c in conditions], device=self.embedding.weight.device)
+        rows = torch.tensor([self._row(c) for c in conditions])
+        rows = rows.to(self.embedding.weight.device, non_blocking=True)  # made there, the host would wait
         return Context(self.embedding(rows)[:, None])  # (B, 1, D)
 
     def length(self, condition: Condition) -> int:

@@ -112,7 +112,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Run:
 def validate(tree: dict[str, Any], place: str, kinds: Any = AnyRun) -> Any:
     """Turn a tree of plain data into settings of one of ``kinds``; see :func:`load_config`."""
     adapter: TypeAdapter[Any] = TypeAdapter(kinds)
-    tree = _with_sources(tree, place)
+    try:
+        tree = _with_sources(tree, place)
+    except RecursionError as error:
+        raise UserError(
+            f"{place}: a value holds itself: an alias (*) stands within what its anchor (&) names"
+        ) from error
     try:
         # By way of JSON, whose strict rules take a list for a tuple and text for a path, and turn nothing else:
         # '20' is no number, 1 no truth and 2.0 no count.
@@ -185,11 +190,12 @@ def _without_tags(loc: Sequence[Any], tree: dict[str, Any]) -> tuple[Any, ...]:
 def _allowed_keys(path: Sequence[Any], tree: dict[str, Any], kinds: Any) -> list[str]:
     """The keys that the settings at ``path`` have, following the tags that ``tree`` chose."""
     node: Any = tree
-    model = _chosen(_models_in(kinds), node)
+    models = _models_in(kinds)
     for part in path:
-        node = node.get(part, {}) if isinstance(node, dict) else {}
-        model = _chosen(_models_in(model.model_fields[part].annotation), node)
-    return list(model.model_fields)
+        if isinstance(part, str):  # a number is a place in a list, whose annotation tells of its items
+            models = _models_in(_chosen(models, node).model_fields[part].annotation)
+        node = node[part]
+    return list(_chosen(models, node).model_fields)
 
 
 def _chosen(models: Sequence[Any], node: dict[str, Any]) -> Any:
@@ -205,6 +211,6 @@ def _chosen(models: Sequence[Any], node: dict[str, Any]) -> Any:
 def _models_in(annotation: Any) -> list[Any]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, tuple):
         return [m for part in typing.get_args(annotation) for m in _models_in(part)]
     return []

@@ -72,7 +72,7 @@ def preflight(run: Run) -> Preflight | None:
     source, main = source_of(run), os.environ.get("RANK", "0") == "0"
     report = _look(run, source) if main and not source.stream else None
     # beside the run's own folder, where all processes of all machines see it
-    folder = run.output.with_name(f"{run.output.name}.dry-run")
+    folder = run.output.parent / f"{run.output.name}.dry-run"  # `output` may be ".", which has no name
     if main:
         shutil.rmtree(folder, ignore_errors=True)
     try:

@@ -171,7 +171,7 @@ class TextConditioner:
         start, end, pad = (getattr(tower.tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad"))
         room = self.window - 2
         ids = [[start, *part, end, *[pad] * (room - len(part))] for row in rows for part in row.ids]
-        tokens = torch.tensor(ids, device=encoder.device)
+        tokens = torch.tensor(ids).to(encoder.device, non_blocking=True)  # made there, the host would wait
         with torch.no_grad(), metered(encoder, input_ids=tokens):
             out = encoder(tokens, output_hidden_states=both or clip_skip > 1)
             if both:  # not normalised, and from the layer before the last on
@@ -181,7 +181,7 @@ class TextConditioner:
             else:
                 states = out.last_hidden_state
         weights = [[1.0, *part, 1.0, *[1.0] * (room - len(part))] for row in rows for part in row.weights]
-        return _weigh(states, torch.tensor(weights, device=states.device)), getattr(out, "text_embeds", None)
+        return _weigh(states, torch.tensor(weights)), getattr(out, "text_embeds", None)
 
 
 def _extend(tokens: _Tokens, windows: int) -> None:
@@ -190,10 +190,10 @@ def _extend(tokens: _Tokens, windows: int) -> None:
 
 
 def _weigh(states: Tensor, weights: Tensor) -> Tensor:
-    """Scale states (B, L, D) by weights (B, L), and each window back to its mean."""
+    """Scale states (B, L, D) by weights (B, L) on the CPU, and each window back to its mean."""
     if bool((weights == 1).all()):
         return states
-    states = states.float()
+    states, weights = states.float(), weights.to(states.device, non_blocking=True)
     weighed = states * weights[:, :, None]
     mean, found = states.mean((1, 2), keepdim=True), weighed.mean((1, 2), keepdim=True)
     plain_rows = (weights == 1).all(1)[:, None, None]  # left as they are, to the last bit

@@ -55,9 +55,10 @@ def flags(usage: str, *, lora: bool) -> argparse.ArgumentParser:
 def overrides_of(given: argparse.Namespace) -> list[str]:
     """What the flags change in a configuration, as ``KEY=VALUE``; JSON is YAML."""
     data = {"source": "folder", "path": str(given.train_data_dir)}
+    found: dict[str, object] = {"data": data}
     if given.instance_prompt:
         data |= {"layout": "plain", "caption": given.instance_prompt}
-    found: dict[str, object] = {"data": data}
+        found["validation.count"] = 0  # of a handful of pictures none can be spared
     for name, (key, _) in _PLAIN.items():
         if getattr(given, name, None) is not None:
             found[key] = getattr(given, name)

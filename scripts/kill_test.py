@@ -39,9 +39,13 @@ class Trial:
     def __init__(self, config: Path, overrides: list[str], folder: Path) -> None:
         self.config, self.overrides, self.folder = config, overrides, folder
 
+    def output(self, name: str) -> Path:
+        """The run's folder: of one name in all, as a LoRA's file has the name of its run."""
+        return self.folder / name / "run"
+
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Train in the folder ``name``; resume where there is a run in it already."""
-        output = self.folder / name
+        output = self.output(name)
         resume = ["--resume"] if (output / "config.yaml").exists() else []
         words = ["train", str(self.config), *self.overrides, f"output={output}", *resume]
         with (self.folder / f"{name}.txt").open("ab") as said:
@@ -53,7 +57,7 @@ class Trial:
 
         if self.start(name).wait() != 0:
             raise UserError(f"the run failed:\n{(self.folder / f'{name}.txt').read_text()}")
-        return resolve(self.folder / name)
+        return resolve(self.output(name))
 
     def kill(self, name: str, after: float) -> str | None:
         """Start a run and kill it after so many seconds; what it has left, in words, or None where it ended first."""
@@ -67,7 +71,7 @@ class Trial:
         process, saves, began, lasted = self.start(name), 0, 0.0, 0.0
         was_writing = False
         while process.poll() is None:
-            writing = any((self.folder / name / "checkpoints").glob(f"{UNFINISHED}*"))
+            writing = any((self.output(name) / "checkpoints").glob(f"{UNFINISHED}*"))
             if writing and not was_writing:
                 saves, began = saves + 1, time.perf_counter()
             if was_writing and not writing:
@@ -83,9 +87,9 @@ class Trial:
         process.wait()
         if process.returncode != -signal.SIGKILL:
             return None
-        if not (self.folder / name / "config.yaml").exists():
+        if not (self.output(name) / "config.yaml").exists():
             return "had not begun"
-        left = sorted(path.name for path in (self.folder / name / "checkpoints").glob("*"))
+        left = sorted(path.name for path in (self.output(name) / "checkpoints").glob("*"))
         return " ".join(left) or "no checkpoint yet"
 
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ldm.cache.build import open_or_build
 from ldm.cache.shards import read_shard
 from ldm.data.caption_forms import CaptionConfig, forms
-from ldm.data.example import BadExample
+from ldm.data.example import BadExample, Words
 from ldm.data.framing import Buckets, FrameConfig, cut
 from ldm.data.mixture import Mixture
 from ldm.data.samples import TrainingSamples, collate
@@ -372,3 +372,18 @@ def test_two_processes_write_what_one_does(tmp_path: Path, whole: dict[str, Path
         assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert len(contents(tmp_path / "one")) > 3
+
+
+def test_a_picture_whose_caption_is_bad_is_left_out_with_its_texts(tmp_path: Path) -> None:
+    class Uncaptioned(Pile):
+        def words(self, index: int) -> Words:
+            if index == 2:
+                raise BadExample(self.key(index), f"{self.key(index)} has no caption")
+            return super().words(index)
+
+    source = Uncaptioned(4)
+    with pytest.raises(UserError, match=r"002\.png has no caption"):
+        open_or_build(wanted(tmp_path / "strict", source))
+    kept = open_or_build(wanted(tmp_path / "lenient", source, skip_bad=1))
+    assert [key for key, _ in kept.left_out] == ["002.png"]
+    assert kept.of(source).context("thing 3, small, round").tokens is not None

@@ -114,6 +114,7 @@ def test_any_number_survives_being_written(rate):
         ("a: \x00", "not YAML"),
         ("a: !!python/object:os.system x", "not YAML"),
         ("a: *nobody", "not YAML"),
+        ("a: &itself [*itself]", "holds itself"),
         ("- 1", "found list"),
         ("", "found NoneType"),
     ],
@@ -354,3 +355,9 @@ def test_a_page_of_mistakes_is_cut() -> None:
     shown = told(**{f"key{k}": 1 for k in range(50)})
     assert shown.count("unknown key") == 5
     assert shown.endswith("; and 45 more mistakes")
+
+
+def test_unknown_keys_in_a_list_of_groups():
+    mixed = {"source": "mix", "sources": [{"data": {"source": "mnist"}}, {"data": {"source": "mnist"}, "wieght": 2}]}
+    with pytest.raises(UserError, match=r"data\.sources\.1\.wieght: unknown key; did you mean 'weight'"):
+        validate(tree(data=mixed), "here")

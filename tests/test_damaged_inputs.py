@@ -131,8 +131,8 @@ ELSEWHERE = {  # files in a place that is for others, and what is said
     "-m sd1 --embedding zebr.safetensors": "zebr.safetensors is missing: there is no such file (near: zebra",
     "-m sd1 --vae vea.safetensors": "vea.safetensors is missing: there is no such file (near: vae.safetensors",
     "-m sd1 --control styel.safetensors=init.png": "styel.safetensors is missing: there is no such file (near: style",
-    "-m sd1 --lora other": "other is a folder, not a file",
-    "-m sd1 --embedding other": "other is a folder, not a file",
+    "-m sd1 --lora other": "other is a folder, and there is no pytorch_lora_weights.safetensors in it",
+    "-m sd1 --embedding other": "other is a folder, and there is no learned_embeds.safetensors in it",
     "-m onee.safetensors": "onee.safetensors: no such folder or file (near: one.safetensors",
 }
 

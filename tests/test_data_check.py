@@ -35,7 +35,7 @@ from PIL import Image, ImageEnhance
 from tar_shards import members_of, write_tar
 from typer.testing import CliRunner
 
-from ldm.check_command import Asked, check_source
+from ldm.check_command import Asked, _skips, check_source
 from ldm.data.check.duplicates import near_groups
 from ldm.data.check.fingerprint import look_at
 from ldm.data.check.kinds import KINDS
@@ -45,6 +45,7 @@ from ldm.data.decode import to_tensor
 from ldm.data.example import Example
 from ldm.data.folder import FolderConfig, FolderSource
 from ldm.data.framing import FrameConfig
+from ldm.data.sources import MixConfig
 from ldm.data.webdataset import WebDatasetConfig, WebDatasetSource
 from ldm.data_cli import data_app
 from ldm.errors import UserError
@@ -485,6 +486,15 @@ def test_what_the_list_leaves_out_is_what_was_wrong(tmp_path: Path) -> None:
     assert check_source(Asked(str(place), quarantine=listed, json=tmp_path / "found.json", workers=0)) is False
     assert listed.read_text().splitlines() == lines  # it keeps what it had
     assert json.loads((tmp_path / "found.json").read_text())["usable"] == 30 - len(wrong)
+
+
+def test_lists_of_mixtures_in_mixtures() -> None:
+    each = {"source": "folder", "path": "x"}
+    inner = {"source": "mix", "sources": [{"data": {**each, "skip": "a"}}, {"data": {**each, "skip": "b"}}]}
+    data = MixConfig.checked({"source": "mix", "sources": [{"data": inner}, {"data": each}]})
+    assert _skips(data) == [Path("a"), Path("b"), None]
+    with pytest.raises(UserError, match=r"skip_bad of one of the sources does nothing"):
+        MixConfig.checked({"source": "mix", "sources": [{"data": {**each, "skip_bad": 3}}, {"data": each}]})
 
 
 def test_mixed_sources_have_a_list_each(tmp_path: Path) -> None:

@@ -275,6 +275,11 @@ def test_flags_of_diffusers_become_a_configuration():
     assert run.prior.generate.prompt == "a dog"
     assert run.validation is not None
     assert run.validation.prompts == run.sample.conditions == ("one", "two")
+    few = configured(
+        "finetune.py", "pictures", "--model", "m", "-o", "runs/x", "--instance_prompt", "a photo of sks dog"
+    )
+    assert few.validation is not None
+    assert few.validation.count == 0  # of five pictures none is held out
 
 
 def test_all_weights_and_the_text_encoder():

@@ -289,6 +289,10 @@ def test_kohya_folders(tmp_path: Path) -> None:
     (tmp_path / "1_cat").rename(tmp_path / "0_cat")
     with pytest.raises(UserError, match=r"0_cat: its pictures would come 0 times"):
         source(tmp_path)
+    (tmp_path / "0_cat").rename(tmp_path / "20230101_cat")
+    with pytest.raises(UserError, match=r"20230101_cat: its pictures would come 20,230,101 times; set layout"):
+        source(tmp_path)
+    assert len(source(tmp_path, layout="captions"))
 
 
 # ------------------------------------------------------------------------------- classes, and no words

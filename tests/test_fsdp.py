@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_runs import command, config, config_file, log_of, trained
+from tiny_models import written
+from tiny_runs import command, config, config_file, digits, log_of, trained
 
 from ldm.config import validate
 from ldm.errors import UserError
 from ldm.training.averaging import Average
+from ldm.training.run import train
 from ldm.training.train_settings import TrainSettings
 from ldm.weights.files import read_tensors
 
@@ -45,6 +48,23 @@ def test_shares_are_the_whole(changes, tmp_path):
     furthest = max(float((one[name] - other[name]).abs().max()) for name in one)
     assert furthest < (1e-4 if near < 1e-4 else 0.004)  # AdamW's two steps are of 0.001 and 0.002 at most
     assert not list((shares / "training").glob("*.safetensors"))
+
+
+def test_a_text_encoder_in_shares_is_the_whole(tmp_path):
+    base = written("text", tmp_path / "base")
+    tree: dict[str, Any] = {
+        "task": "diffusion",
+        "model": str(base),
+        "data": {"source": "mnist", "path": str(digits()), "size": 32, "captions": True},
+        "tune": {"kind": "full", "text_encoder": True},
+        "sample": {"count": 1, "conditions": ["two"]},
+        "train": {"steps": 2, "batch_size": 2, "lr_warmup_steps": 0, "ema_decay": 0, "log_every": 1},
+    }
+    for parallel in ("ddp", "fsdp"):
+        kind = {**tree, "output": str(tmp_path / parallel), "train": {**tree["train"], "parallel": parallel}}
+        train(validate(kind, "tiny"))
+    for record, other in zip(log_of(tmp_path / "fsdp"), log_of(tmp_path / "ddp"), strict=True):
+        assert record == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
 def test_resuming_shares_changes_nothing(tmp_path):

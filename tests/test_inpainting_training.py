@@ -15,10 +15,12 @@ from ldm.diffusion.grid import Grid
 from ldm.drawing import Drawing, Inputs
 from ldm.errors import UserError
 from ldm.images import to_signed
+from ldm.training.caching import open_cache
 from ldm.training.chance import normals, uniforms
 from ldm.training.masks import beside, draw_masks
-from ldm.training.start import start_of
+from ldm.training.start import Start, start_of
 from ldm.training.tune_settings import MaskConfig
+from ldm.weights.model import load_model
 
 MNIST = {"source": "mnist", "path": str(digits()), "size": 32, "captions": True}
 ONE_KIND = dict.fromkeys(("rectangles", "strokes", "whole", "border"), 0.0)
@@ -92,6 +94,14 @@ def test_masks_are_for_networks_that_read_them(tmp_path):
     run = run_of(model=str(written("text", tmp_path)), masks={}, data=MNIST)
     with pytest.raises(UserError, match="this one reads no mask beside the picture"):
         start_of(run, open_source(run.data))
+
+
+def test_a_cache_has_no_pictures_to_mask(folders):
+    """Also where nothing is said of masks: the usual ones are drawn."""
+    run = run_of(model=str(folders.folder("sd1-inpaint")), cache={}, data={"source": "mnist"})
+    start = Start(load_model(folders.folder("sd1-inpaint")), lambda: pytest.fail("nothing is encoded"))
+    with pytest.raises(UserError, match="masks are cut out of pictures: leave out `cache`"):
+        open_cache(run, open_source(run.data), start, torch.device("cpu"))
 
 
 # ------------------------------------------------------------- numbers by sample

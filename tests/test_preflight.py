@@ -56,7 +56,9 @@ def test_the_command_tells_time_and_money(tmp_path: Path, capsys: pytest.Capture
     assert money == pytest.approx(2 * minutes, abs=0.11)
 
 
-def test_data_that_training_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_training_would_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for k in range(6):
@@ -67,7 +69,9 @@ def test_data_that_training_would_refuse(tmp_path: Path, capsys: pytest.CaptureF
     path = config_file("toy", tmp_path / "toy.yaml", tmp_path / "run", data=data, toy={"in_channels": 3})
     assert command("train", str(path), "--dry-run") == 1
     assert "3.png" in capsys.readouterr().out
-    assert command("train", str(path), "data.skip_bad=1", "--dry-run") == 0
+    monkeypatch.chdir(tmp_path)
+    assert command("train", str(path), "data.skip_bad=1", "output=.", "--dry-run") == 0
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["pictures", "toy.yaml"]
     said = capsys.readouterr().out
     assert re.search(r"skipped: .*3\.png", said)
     assert "1 error" in said

@@ -192,3 +192,15 @@ def test_a_part_of_a_source_is_spread_over_it():
     mixed = thin_out(Mixture([Made([SQUARE] * 30, "a"), Made([SQUARE] * 10, "b")], [1, 5]), 8)
     assert isinstance(mixed, Mixture)
     assert [len(part) for part in mixed.parts] == [6, 2]
+
+
+def test_a_mixture_in_a_mixture_divides_its_own_share():
+    inner = Mixture([Made([SQUARE] * 7, "a"), Made([SQUARE] * 9, "b")], [3, 1])
+    plan = Plan(Mixture([inner, Made([SQUARE] * 5, "c")], [0.2, 0.6]), 0, 4)
+    assert [part.name for part in plan.parts] == ["a", "b", "c"]
+    assert Counter(plan.at(n).part for n in range(160)) == {0: 30, 1: 10, 2: 120}
+
+
+def test_a_small_weight_is_no_weight_of_nothing():
+    plan = Plan(Mixture([Made([SQUARE], "a"), Made([SQUARE], "b")], [2e-8, 6e-8]), 0, 1)
+    assert Counter(plan.at(n).part for n in range(80)) == {0: 20, 1: 60}

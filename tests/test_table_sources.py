@@ -232,6 +232,12 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert guess("pictures") == FolderConfig(path=Path("pictures"))
     metadata_folder(Path("listed"), column="caption")
     assert guess("listed") == FolderConfig(path=Path("listed"), caption_column="caption")
+    for i in range(5):
+        put(Path(f"listed/0{i}.png"), i)
+    monkeypatch.setattr("ldm.data.guess._MOST", 3)  # a list is seen before the pictures beside it, however many
+    assert guess("listed") == FolderConfig(path=Path("listed"), caption_column="caption")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     metadata_folder(Path("csv/below"), kind="csv", column="x")
     assert guess("csv") == FolderConfig(path=Path("csv"), caption_column=None)
     parquet_file(Path("rows/a.parquet"))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_runs import command, config_file, differences, judge_file, log_of, trained
+from picture_folders import put
+from tiny_runs import command, config, config_file, differences, judge_file, log_of, trained
 
+from ldm.config import validate
 from ldm.errors import UserError
-from ldm.training.run import Resume
+from ldm.training.run import Resume, train
 from ldm.weights.files import read_tensors
 from ldm.weights.model import latest_checkpoint
 
@@ -118,6 +121,24 @@ def test_leftovers_of_a_kill_are_cleared_away(tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     return trained("label", tmp_path_factory.mktemp("finished") / "run").parents[1]
+
+
+def test_more_bad_pictures_may_be_allowed_later(tmp_path):
+    """Which is what the message of a run that met too many asks for."""
+    folder = tmp_path / "pictures"
+    for number in range(4):
+        put(folder / "3" / f"{number}.png", number, (28, 28))
+    data: dict[str, Any] = {
+        "source": "folder",
+        "layout": "classes",
+        "path": str(folder),
+        "colours": "grey",
+    }
+    short = {"data": data, "condition__classes": 1, "sample__conditions": [0]}
+    run = validate(config("label", tmp_path / "run", **short, train__steps=2), "here")
+    train(run)
+    later = validate(config("label", tmp_path / "run", **short, train__steps=3, data__skip_bad=2), "here")
+    assert train(later, resume=True).name == "step_00000003"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from tar_shards import write_shards
 from tiny_models import WIDTH, written
 from tiny_runs import config, judge_file, log_of, trained
 from torch._dynamo.utils import counters
@@ -20,7 +22,7 @@ from ldm.errors import UserError
 from ldm.images import to_signed
 from ldm.models.discriminator import PatchDiscriminator, hinge_discriminator_loss
 from ldm.recorded import load
-from ldm.training.run import build_task
+from ldm.training.run import build_task, train
 from ldm.weights.components import load_tower
 from ldm.weights.files import read_json, read_tensors
 from ldm.weights.model import load_model, load_vae, resolve
@@ -227,3 +229,17 @@ def test_dropped_captions_give_the_context_of_the_empty_prompt(runs):
     empty = task.players["net"].conditioner.encode([""]).tokens[0]
     for row, condition in zip(context, batch.conditions, strict=True):
         assert torch.allclose(row, empty, atol=1e-5) == (condition is None)
+
+
+def test_a_clip_of_few_pictures(tmp_path):
+    run = trained("clip", tmp_path / "run", limit=4, train__steps=1, train__gradient_checkpointing=True).parents[1]
+    width, _ = Image.open(run / "samples" / "step_00000001.png").size
+    assert width == (4 * 34 + 2) * 2
+
+
+def test_a_clip_cannot_learn_its_words_from_a_stream(tmp_path):
+    write_shards(tmp_path, [8])
+    data = {"source": "webdataset", "path": str(tmp_path), "colours": "grey"}
+    tree = config("clip", tmp_path / "run") | {"data": data, "frame": {"resolution": 64, "buckets": False}}
+    with pytest.raises(UserError, match=r"learns its vocabulary from all captions, and .* is a stream"):
+        train(validate(tree, "here"))

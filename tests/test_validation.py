@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_folders import put
 from PIL import Image
+from tar_shards import write_shards
 from tiny_models import written
 from tiny_runs import digits, log_of, training_state
 
@@ -19,7 +21,8 @@ from ldm.data.samples import collate
 from ldm.errors import UserError
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.memorised import Memory
-from ldm.training.run import build_task, train
+from ldm.training.run import build_task, processes, train
+from ldm.training.trainer import Trainer
 from ldm.training.tune_settings import MemorisedConfig
 from ldm.weights.files import read_tensors
 from ldm.weights.model import load_model
@@ -59,6 +62,30 @@ def trained(base: Path, output: Path, **changes: Any) -> Path:
 
 
 # ------------------------------------------------------------------------------- the held-out loss
+
+
+def test_pictures_that_cannot_be_measured_are_named(base, tmp_path, capsys):
+    """Training never comes by them, so it cannot be what names them."""
+    folder = tmp_path / "pictures"
+    for number in range(8):
+        (put(folder / f"{number}.png", number, (32, 32)).with_suffix(".txt")).write_text("two")
+    data = {"source": "folder", "path": str(folder), "colours": "grey"}
+    judged: dict[str, Any] = {"data": data, "validation": {"count": 3}}
+    held = task_of(base, tmp_path / "run", **judged)._held_out
+    assert held is not None
+    bad = folder / held.samples.source.key(1)
+    bad.write_bytes(bad.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"1 held-out examples cannot be used, and data.skip_bad allows 0"):
+        trained(base, tmp_path / "none", **judged)
+    trained(base, tmp_path / "one", data={**data, "skip_bad": 1}, validation={"count": 3, "every": 1})
+    assert capsys.readouterr().err.count(f"skipped in validation: {bad}") == 1 + 1
+
+
+def test_a_cache_has_the_captions_of_what_is_held_out(base, tmp_path):
+    captions = {"shuffle": True, "variants": 3}
+    held = {"count": 6, "every": 2, "seed": 1}
+    trained(base, tmp_path / "run", captions=captions, cache={}, validation=held)
+    assert [r for r in log_of(tmp_path / "run") if "validation_loss" in r]
 
 
 def test_the_validation_loss_is_fixed_and_shared_out(base, tmp_path):
@@ -225,7 +252,7 @@ def test_a_lora_run_draws_at_once_and_leaves_the_base_alone(base, tmp_path):
 
 
 def test_an_interrupted_lora_run_ends_as_one_that_was_not(base, tmp_path):
-    changes: dict[str, Any] = {"tune": {**LORA, "text_encoder": True, "text_learning_rate": 1e-3}}
+    changes: dict[str, Any] = {"tune": {**LORA, "dropout": 0.5, "text_encoder": True, "text_learning_rate": 1e-3}}
     whole = trained(base, tmp_path / "a", **changes)
     trained(base, tmp_path / "b", **{**changes, "train": {**TRAIN, "steps": 2}})
     resumed = train(validate(tree(base, tmp_path / "b", **changes), "here"), resume=True)
@@ -248,6 +275,54 @@ def test_a_full_run_writes_what_it_does_not_train_as_it_was(tmp_path):
     assert any(not torch.equal(own[name], old[name].float()) for name in own)
     assert ldm.load(tmp_path / "run", device="cpu", dtype="fp32").generate(["two"], [0]).isfinite().all()
     assert model.defaults == {"sampler": "ddim", "steps": 3, "guidance": 3.0}  # the base's own
+
+
+def test_what_is_trained_is_in_training(base, tmp_path):
+    """Models are opened for drawing, and recompute activations only while they train."""
+    settings = validate(tree(base, tmp_path, tune={"kind": "full", "text_encoder": True}), "here")
+    with processes(settings) as (accelerator, team):
+        task = build_task(settings, accelerator.device)
+        Trainer(settings, task, accelerator, team, {})
+        assert all(module.training for module in task.player.modules())
+
+
+def test_text_encoders_that_are_trained_begin_unrounded(base, tmp_path):
+    half: dict[str, Any] = {"frozen_dtype": "bf16", "train": {**TRAIN, "mixed_precision": "bf16"}}
+    begun = task_of(base, tmp_path, tune={"kind": "full", "text_encoder": True}, **half)
+    conditioner: Any = load_model(base).conditioner
+    as_read, own = conditioner.towers[0].encoder.state_dict(), begun.player.encoders[0].encoder.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(value, own[name]) for name, value in as_read.items())
+
+
+def test_a_lora_leaves_the_tokens_of_labels_alone(tmp_path):
+    """Its files have no place for them."""
+    base = written("label", tmp_path / "label")
+    sample = {"count": 2, "conditions": [3]}
+    task = task_of(base, tmp_path / "run", tune=LORA, sample=sample)
+    assert all("lora_" in name for name, p in task.player.named_parameters() if p.requires_grad)
+    word = {"kind": "textual_inversion", "token": "two", "initializer": "a"}
+    with pytest.raises(UserError, match="teaches a text encoder a word, and this model has none"):
+        task_of(base, tmp_path / "run", tune=word, sample=sample, captions={"prefix": "two "})
+    for wrong in ({"sample": {"conditions": ["x"]}}, {"sample": sample, "validation": {"prompts": ["x"]}}):
+        with pytest.raises(UserError, match="draws a label from 0 to 9, or nothing; got 'x'"):
+            task_of(base, tmp_path / "run", **wrong)
+
+
+def test_steps_with_pictures_of_the_class_alone(base, tmp_path):
+    data = tree(base, tmp_path)["data"]
+    trained(base, tmp_path / "run", prior={"data": data}, train={**TRAIN, "batch_size": 1})
+    assert {("loss" in r, "loss_prior" in r) for r in log_of(tmp_path / "run") if "lr" in r} == {
+        (True, False),
+        (False, True),
+    }
+
+
+def test_a_stream_is_not_looked_through_for_copies(base, tmp_path):
+    write_shards(tmp_path, [8])
+    data = {"source": "webdataset", "path": str(tmp_path), "colours": "grey"}
+    frame = {"resolution": 32, "step": 32, "buckets": False}
+    with pytest.raises(UserError, match="memorised looks through the training pictures, which a stream"):
+        task_of(base, tmp_path / "run", data=data, frame=frame, memorised={})
 
 
 def test_pictures_of_the_class_are_drawn_once(base, tmp_path):

@@ -281,3 +281,24 @@ def test_wrong_settings_are_told_at_once(tmp_path, path, changes, message):
 def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         WebDatasetConfig.checked({"path": "x", **changes})
+
+
+def test_braces_that_fall_name_no_file():
+    with pytest.raises(UserError, match=r"x\{10\.\.2\}\.tar names no file"):
+        find_shards("x{10..2}.tar", ".tar")
+
+
+def test_json_of_endless_depth_is_a_bad_sample(tmp_path):
+    deep = {**members_of(1), "json": b"[" * 200_000}
+    write_tar(tmp_path / "a.tar", [("0", members_of(0)), ("1", deep), ("2", members_of(2))])
+    first, bad, last = scanned(tmp_path, caption_key="json:caption").values()
+    assert (first.captions, last.captions) == (("caption 0",), ("caption 2",))
+    assert bad == "a.tar/1.json holds no keys and values in JSON"
+
+
+def test_counts_that_were_damaged_are_taken_again(tmp_path, cache):
+    write_shards(tmp_path / "data", [23], statistics=False)
+    assert len(opened(tmp_path / "data")) == 23
+    (held,) = cache.glob("*.json")
+    held.write_bytes(held.read_bytes().replace(b"23]", b"13]"))
+    assert len(opened(tmp_path / "data")) == 23

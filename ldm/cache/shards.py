@@ -162,12 +162,13 @@ class Places:
         # the second number alone tells rows apart, but for chance; both are compared in the end
         order = np.lexsort((is_out, self.ids[:, 1]))
         self._sorted, self._places = self.ids[order], np.stack([shard_of, row_of], axis=1)[order]
+        self._keys = self._sorted[:, 1].copy()  # in one piece: searching makes it so, at every call
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """(shard, row) of each identity (n, 2), as (n, 2) int32; -1 where there is none."""
         if not len(self._sorted):
             return np.full((len(ids), 2), -1, np.int32)
-        at = np.searchsorted(self._sorted[:, 1], ids[:, 1]).clip(max=len(self._sorted) - 1)
+        at = np.searchsorted(self._keys, ids[:, 1]).clip(max=len(self._sorted) - 1)
         found = (self._sorted[at] == ids).all(1)
         return np.where(found[:, None], self._places[at], np.int32(-1))
 

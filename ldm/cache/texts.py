@@ -15,7 +15,7 @@ from ldm.cache.fingerprint import text_id
 from ldm.cache.shards import Places, Shard, open_rows, rows_per_shard, write_shard
 from ldm.conditioner import Condition
 from ldm.data.caption_forms import CaptionConfig, forms
-from ldm.data.example import Source
+from ldm.data.example import BadExample, Source
 from ldm.diffusion.context import Context
 from ldm.errors import UserError
 from ldm.publishing import disk_trouble
@@ -35,7 +35,10 @@ def texts_of(source: Source, captions: CaptionConfig, seed: int) -> list[str | N
             "captions.shuffle and captions.drop_parts make a new text for every sample, which no cache can hold: set "
             "captions.variants to so many fixed forms of each caption, such as 8, or cache.texts to false"
         )
-    own = dict.fromkeys(caption for index in range(len(source)) for caption in source.words(index).captions)
+    own: dict[str, None] = {}
+    for index in range(len(source)):
+        with contextlib.suppress(BadExample):  # told where its picture comes up
+            own |= dict.fromkeys(source.words(index).captions)
     # "" is also what prompts of a batch are padded with
     found: dict[str | None, None] = {None: None, "": None}
     for caption in own:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ldm.data.folder import FolderConfig
 
 _KOHYA = re.compile(r"(\d+)_(.*)", re.DOTALL)
+_MOST_TIMES = 10_000
 _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
 
 
@@ -166,9 +167,9 @@ def _kohya(files: FolderFiles, pictures: Sequence[str], config: FolderConfig) ->
     for folder, match in parts.items():
         if match:
             times[folder], names[folder] = int(match[1]), printable(match[2])
-            if times[folder] < 1:
-                told = "its pictures would come 0 times; for folders that are classes, set layout: classes"
-                raise UserError(f"{files.root / folder}: {told}")
+            if not 1 <= times[folder] <= _MOST_TIMES:  # a date, or the number of a class
+                told = f"its pictures would come {times[folder]:,} times; set layout: captions, classes or plain"
+                raise UserError(f"{files.root / printable(folder)}: {told}")
     rows = [_captioned(files, p, config, names[_folder(p)].strip(), times[_folder(p)]) for p in pictures]
     return Found("kohya", rows, captioned=True, orphans=_lone_captions(files, rows, config))
 

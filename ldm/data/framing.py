@@ -19,6 +19,8 @@ from torch import Tensor
 from ldm.errors import UserError
 from ldm.schema import Settings
 
+_AT_ONCE = 2**16  # pictures whose distances to all shapes are held
+
 
 class FrameConfig(Settings):
     """How pictures come to the shapes that training takes.
@@ -107,7 +109,8 @@ class Buckets:
         for g, (first, last) in enumerate(zip(self._firsts, self._firsts[1:], strict=False)):
             own = torch.tensor([math.log(h / w) for h, w in self.shapes[first:last]], dtype=torch.float64)
             chosen = group == g
-            found[chosen] = first + (ratios[chosen, None] - own).abs().argmin(1)
+            near = [(some[:, None] - own).abs().argmin(1) for some in ratios[chosen].split(_AT_ONCE)]
+            found[chosen] = first + torch.cat(near)
         return found
 
 

@@ -75,7 +75,11 @@ def _folder(folder: Path) -> PictureConfig:
 def _walk(folder: Path) -> Iterator[str]:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(root, name) for name in sorted(names))
+        yield from (os.path.join(root, name) for name in sorted(names, key=_lists_first))
+
+
+def _lists_first(name: str) -> tuple[bool, str]:
+    return name not in METADATA, name
 
 
 def _first_known(columns: Sequence[str]) -> str | None:

@@ -22,15 +22,17 @@ class Mixture:
 
     Args:
         parts: the sources.
-        weights: their shares, in proportion to each other.
+        weights: their shares, in proportion to each other. A part that is a mixture itself divides its own share.
 
     Raises:
         UserError: the sources do not go together.
     """
 
-    def __init__(self, parts: Sequence[Source], weights: Sequence[float]) -> None:
-        self.parts: tuple[Source, ...] = tuple(parts)
-        self.weights = tuple(Fraction(weight).limit_denominator(10**6) for weight in weights)
+    def __init__(self, parts: Sequence[Source], weights: Sequence[float | Fraction]) -> None:
+        shares = [_shares(part, _exactly(weight)) for part, weight in zip(parts, weights, strict=True)]
+        parts, exact = zip(*(pair for pairs in shares for pair in pairs), strict=True)
+        self.parts: tuple[Source, ...] = parts
+        self.weights: tuple[Fraction, ...] = exact
         self.name = " + ".join(part.name for part in parts)
         self.channels = _same("channels", parts)
         self.captioned = bool(_same("captioned", parts))
@@ -66,6 +68,19 @@ class Mixture:
     def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
         part, own = self._find(index)
         return part.read(own, least)
+
+
+def _exactly(weight: float | Fraction) -> Fraction:
+    """A weight as it is written: 0.1 is a tenth, and not the nearest binary number."""
+    return Fraction(str(weight))
+
+
+def _shares(part: Source, weight: Fraction) -> list[tuple[Source, Fraction]]:
+    """A source with its weight, or those that it mixes with theirs."""
+    if not isinstance(part, Mixture):
+        return [(part, weight)]
+    whole = sum(part.weights)
+    return [(each, weight * own / whole) for each, own in zip(part.parts, part.weights, strict=True)]
 
 
 def _same(name: str, parts: Sequence[Source]) -> int:

@@ -95,7 +95,7 @@ class Plan:
             turns = [share(stretch * _STRETCH + i, self._turns) for i in range(_STRETCH)]
             # The turns are shuffled, and then each bucket's are numbered in the order that they come in.
             order = permutation(mix(self.seed, 6), stretch, _STRETCH).tolist()
-            numbers = {bucket: iter([k for b, k in turns if b == bucket]) for bucket, _ in turns}
+            numbers = {bucket: iter([k for b, k in turns if b == bucket]) for bucket in {b for b, _ in turns}}
             self._stretch = stretch, [(turns[i][0], next(numbers[turns[i][0]])) for i in order]
         return self._stretch[1][at]
 

@@ -30,6 +30,7 @@ _THREADS = 16  # most of the time is waiting for a network
 _WAITS = (1, 2, 4, 8)  # seconds before a read over a network is tried again
 _BUFFER = 2**17  # bytes; a small sample with the header of the next one
 _IN_A_URL = "://"
+_CHECKSUM = 32  # hexadecimal digits before what is remembered
 
 
 def find_shards(path: str | Sequence[str], ending: str) -> list[str]:
@@ -43,6 +44,9 @@ def find_shards(path: str | Sequence[str], ending: str) -> list[str]:
         UserError: there are none, or what is behind a URL cannot be listed.
     """
     entries = [path] if isinstance(path, str) else path
+    for entry in entries:
+        if not expand_braces(entry):
+            raise UserError(f"{entry} names no file: the numbers in {{first..last}} should rise")
     found = [shard for entry in entries for one in expand_braces(entry) for shard in _matching(one, ending)]
     return list(dict.fromkeys(found))
 
@@ -282,15 +286,22 @@ def _cache_of(places: Sequence[str]) -> Path | None:
 
 def _load(cache: Path | None) -> dict[str, list[Any]]:
     try:
-        known = json.loads(cache.read_bytes()) if cache else {}
-    except (OSError, ValueError):  # none yet, or damaged: it is only a cache
+        held = cache.read_bytes() if cache else b""
+    except OSError:  # none yet
         return {}
-    return known if isinstance(known, dict) else {}
+    checksum, content = held[:_CHECKSUM], held[_CHECKSUM:]
+    # a wrong number would be believed; and damage does no harm, as it is only a cache
+    return json.loads(content) if checksum == _checksum(content) else {}
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_CHECKSUM // 2).hexdigest().encode()
 
 
 def _save(cache: Path, known: dict[str, list[Any]]) -> None:
     own = cache.with_name(f"{cache.name}.{os.getpid()}")  # every process of a run may come here at once
     with contextlib.suppress(OSError):  # a home that cannot be written: shards are counted again next time
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(own, lambda path: path.write_text(json.dumps(known)))
+        content = json.dumps(known).encode()
+        write_whole(own, lambda path: path.write_bytes(_checksum(content) + content))
         os.replace(own, cache)

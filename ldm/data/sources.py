@@ -28,7 +28,7 @@ class MixedSource(Settings):
     Attributes:
         data: its settings.
         weight: its share of the samples, in proportion to the others' weights; without weights, every picture of
-            every source comes equally often.
+            every source comes equally often. A mixture divides its share among its own sources.
     """
 
     data: SourceConfig
@@ -52,6 +52,8 @@ class MixConfig(Settings):
     def _check(cls, sources: tuple[MixedSource, ...]) -> tuple[MixedSource, ...]:
         if len({source.weight is None for source in sources}) > 1:
             raise UserError("some sources have a weight and some have none: give it to all of them or to none")
+        if any(getattr(source.data, "skip_bad", 0) for source in sources):
+            raise UserError("skip_bad of one of the sources does nothing: set it beside `sources`, for all of them")
         return sources
 
 

@@ -47,7 +47,7 @@ def thin_out(source: Source, count: int) -> Source:
     """
     if isinstance(source, Mixture):
         parts = [thin_out(part, max(1, n)) for part, n in zip(source.parts, _shares(source, count), strict=True)]
-        return Mixture(parts, [float(weight) for weight in source.weights])
+        return Mixture(parts, source.weights)
     if source.stream:
         raise UserError(f"{source.name} is a stream, of which no part can be taken: leave out limit")
     if count >= len(source):
@@ -75,8 +75,7 @@ def hold_out(source: Source, count: int, seed: int) -> tuple[Source, Source]:
     if isinstance(source, Mixture):
         shares = _shares(source, count)
         halves = [hold_out(part, n, seed) for part, n in zip(source.parts, shares, strict=True)]
-        weights = [float(weight) for weight in source.weights]
-        kept = Mixture([a for a, _ in halves], weights)
+        kept = Mixture([a for a, _ in halves], source.weights)
         held = [b for _, b in halves if len(b)]
         return kept, held[0] if len(held) == 1 else Mixture(held, [len(part) for part in held])
     if source.stream:

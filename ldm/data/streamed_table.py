@@ -12,7 +12,7 @@ from ldm.data.cursor import Row
 from ldm.data.decode import decode
 from ldm.data.example import BadExample, Example
 from ldm.data.parquets import ParquetShards, schema_of
-from ldm.data.pictures import Columns, as_tuple, clean
+from ldm.data.pictures import Columns, as_tuple, clean_all
 from ldm.data.shards import find_shards
 from ldm.data.streaming import Least, Stream, StreamConfig
 from ldm.errors import UserError, need
@@ -145,10 +145,4 @@ class _Reading:
 
     def _captions(self, row: Row) -> tuple[str, ...]:
         columns = as_tuple(self.config.caption_column)
-        if not columns:
-            return ()
-        values = [row.parts[column] for column in columns]
-        flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
-        found = [each for each in flat if each is not None]
-        where = f"{row.key}: {' or '.join(columns)}"
-        return tuple(dict.fromkeys(clean(each, row.key, where) for each in found or [None]))
+        return clean_all([row.parts[column] for column in columns], row.key, f"{row.key}: {' or '.join(columns)}")

@@ -19,7 +19,7 @@ from ldm.data.cursor import Cursor, Row, Shards
 from ldm.data.example import BadExample, Example, Words
 from ldm.data.labels import number_labels
 from ldm.data.lanes import Lanes
-from ldm.data.pictures import PictureConfig
+from ldm.data.pictures import PictureConfig, read_skipped
 from ldm.errors import UserError
 
 Least = tuple[int, int] | None
@@ -166,13 +166,7 @@ def _open(example: Callable[[Row, Least], Example], row: Row, least: Least = Non
 
 def _skipped(path: Path | None, shards: Sequence[str], name: str) -> frozenset[str]:
     """The keys in a list of samples to leave out."""
-    if path is None:
-        return frozenset()
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"skip: the list {path} cannot be read: {error}") from error
-    keys = frozenset(line.rstrip("\r") for line in lines) - {""}
+    keys = read_skipped(path)
     if keys and {folder for key in keys for folder in _folders(key)}.isdisjoint(shards):
         raise UserError(f"skip: no line of {path} is of a shard of {name}; one is {min(keys)!r}")
     return keys

@@ -233,7 +233,7 @@ def _told(place: str) -> int | None:
         return None
     try:
         count = json.loads(text)["successes"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         count = None
     if not isinstance(count, int) or count < 0:
         raise UserError(f"{beside} has no number of `successes`: delete it, and the samples of the tar are counted")

@@ -98,7 +98,7 @@ def _fields(document: bytes) -> dict[str, Any]:
     """What a JSON file says; nothing where it is none."""
     try:
         found = json.loads(document)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -153,5 +153,5 @@ def _value(row: Row, name: str, key: str) -> tuple[Any, str]:
         return text, where
     try:
         return json.loads(text).get(field), f"{field} in {where}"
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise BadExample(row.key, f"{where} holds no keys and values in JSON") from error

@@ -13,12 +13,13 @@ from ldm.cache.fingerprint import plain
 from ldm.cache.makers import text_traits, vae_traits
 from ldm.cache.reader import Cache
 from ldm.cache.settings import CacheConfig
-from ldm.codec import Codec, VAECodec
+from ldm.codec import VAECodec
 from ldm.data.example import Source
 from ldm.errors import IdleError, UserError
 from ldm.text_conditioner import TextConditioner
 from ldm.training.settings import DiffusionRun
 from ldm.training.start import FROZEN, Start
+from ldm.weights.model import Model
 
 
 def open_cache(
@@ -52,7 +53,7 @@ def wanted(run: DiffusionRun, config: CacheConfig, source: Source, start: Start,
     """
     codec, conditioner = start.model.codec, start.model.conditioner
     texts = config.texts and isinstance(conditioner, TextConditioner)
-    _check(run, config, codec, texts)
+    _check(run, config, start.model, texts)
     random = run.frame is not None and run.frame.crop == "random"
     cutting = Cutting(run.frame, config.crops, run.flip, run.seed)
     common = {
@@ -90,14 +91,14 @@ def wanted(run: DiffusionRun, config: CacheConfig, source: Source, start: Start,
     )
 
 
-def _check(run: DiffusionRun, config: CacheConfig, codec: Codec, texts: bool) -> None:
-    if not isinstance(codec, VAECodec) and not texts:
+def _check(run: DiffusionRun, config: CacheConfig, model: Model, texts: bool) -> None:
+    if not isinstance(model.codec, VAECodec) and not texts:
         raise UserError("cache has nothing to keep: the run diffuses pixels, and encodes no texts that could be kept")
     if config.crops > 1 and (run.frame is None or run.frame.crop == "center"):
         raise IdleError("cache.crops", "cache.crops does nothing while frame.crop is center: there is one centre")
     if texts and (run.tune.kind == "textual_inversion" or getattr(run.tune, "text_encoder", False)):
         raise UserError("cache.texts must be false while the text encoder or its words are trained: they change")
-    if run.masks is not None:
+    if model.inpaints:
         raise UserError("cache keeps no pictures, and masks are cut out of pictures: leave out `cache`")
 
 

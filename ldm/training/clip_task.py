@@ -25,9 +25,11 @@ from ldm.images import save_grid, to_signed
 from ldm.text_conditioner import Tower
 from ldm.training.run_source import source_of
 from ldm.training.settings import ClipRun
-from ldm.training.tasks import Borrowed, Losses
+from ldm.training.tasks import Borrowed, Losses, recompute_activations
 from ldm.weights.components import quiet_transformers, save_tower
 from ldm.weights.files import write_json
+
+_COLUMNS = 10  # pictures beside a caption on the sheet
 
 
 def learn_tokenizer(captions: list[str], vocab_size: int, window: int) -> Any:
@@ -112,6 +114,9 @@ class ClipTask:
         self.source = source_of(run)
         if not self.source.captioned:
             raise UserError(f"task clip needs captions, and {self.source.name} has none: set data.captions")
+        if self.source.stream:
+            told = f"task clip learns its vocabulary from all captions, and {self.source.name} is a stream"
+            raise UserError(f"{told}, whose captions come as they come: unpack it into a folder")
         self.tokenizer = learn_tokenizer(
             _all_captions(self.source), run.text.vocab_size, run.text.max_position_embeddings
         )
@@ -125,6 +130,8 @@ class ClipTask:
             skip_bad=run.skip_bad,
         )
         self.player = ClipPlayer(self._build(), self.tokenizer)
+        if run.train.gradient_checkpointing:
+            recompute_activations(self.player.clip)
         self.players: dict[str, nn.Module] = {"clip": self.player}
 
     def _build(self) -> Any:
@@ -178,11 +185,11 @@ class ClipTask:
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         images = to_signed(torch.stack([e.image for e in examples]))
         image, text = averaged._embed(images.to(self.device), tokens.to(self.device))
-        best = (text @ image.T).topk(10, dim=1).indices.flatten().tolist()
+        best = (text @ image.T).topk(min(_COLUMNS, len(images)), dim=1).indices.flatten().tolist()
         return [images[k] for k in best[rank::processes]]
 
     def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
-        save_grid(torch.stack(pictures), path, columns=10, scale=2)
+        save_grid(torch.stack(pictures), path, columns=len(self.samples.first(_COLUMNS)), scale=2)
         return {}
 
 

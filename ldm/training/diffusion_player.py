@@ -62,7 +62,8 @@ class DiffusionPlayer(nn.Module):
         conditioner = model.conditioner
         # A learned conditioner is trained along and so is a submodule; a frozen one must not be.
         self.label_encoder = conditioner if isinstance(conditioner, LabelConditioner) else None
-        self.encoders = nn.ModuleList(WithGradients(encoder) for encoder in encoders)
+        # No ModuleList, each element of which FSDP would put together around its forward pass, where gradients are off.
+        self.encoders = nn.Sequential(*(WithGradients(encoder) for encoder in encoders))
         self._conditioner, self._codec = Borrowed(conditioner), Borrowed(model.codec)
         self._process, self._prediction = model.process.build(), model.prediction
         self._masks = (run.masks or MaskConfig()) if model.inpaints else None

@@ -23,6 +23,7 @@ from ldm.training.memorised import Memory
 from ldm.training.prior import is_of_class
 from ldm.training.settings import DiffusionRun
 from ldm.training.start import FROZEN
+from ldm.training.tasks import recompute_activations
 from ldm.training.tune_settings import ValidationConfig
 from ldm.training.tuning import tuning_of
 from ldm.weights.hub import looks_like_name
@@ -43,8 +44,7 @@ class DiffusionTask:
         encoders: list[Any] = self.tuning.encoders()
         if run.train.gradient_checkpointing:
             for encoder in encoders:
-                newer = getattr(encoder, "activation_checkpointing_enable", None)  # its name from 6 on
-                (newer or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
+                recompute_activations(encoder)
         if isinstance(model.net, UNet):
             model.net.gradient_checkpointing = run.train.gradient_checkpointing
         self.player = DiffusionPlayer(model, run, encoders)

@@ -20,6 +20,7 @@ from ldm.training.lcm_player import StudentPlayer, chain_of
 from ldm.training.lcm_settings import LEARNED, TOLD, Guidance, LcmRun
 from ldm.training.lora_training import add_lora, lora_of, write_lora
 from ldm.training.material import material_of, place
+from ldm.training.start import check_conditions
 from ldm.training.tune_settings import LoraTune
 from ldm.weights.files import read_json, write_json
 from ldm.weights.lora import merge_loras
@@ -38,6 +39,7 @@ class LcmTask:
         material = material_of(run.of_teacher(), device)
         self._start, self.samples, self.teacher = material.start, material.samples, material.start.model
         _check_teacher(run, self.teacher)
+        check_conditions(self.teacher, run.sample.conditions)
         self.guidance = _guidance_of(run, self.teacher)
         for part in (self.teacher.net, self.teacher.conditioner):
             if isinstance(part, nn.Module):

@@ -7,6 +7,8 @@ rectangles. All is computed on the device, from numbers that belong to the sampl
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,8 +41,9 @@ def draw_masks(index: Tensor, seed: int, size: tuple[int, int], config: MaskConf
             ~_somewhere(0.5 + 0.4 * border[:, :2], border[:, 2:], y, x),
         ]
     )  # (4, B, H, W)
-    edges = torch.tensor(config.shares, device=index.device).cumsum(0)
-    chosen = torch.searchsorted(edges / edges[-1], kind[:, 0].contiguous(), right=True)
+    # compared with plain numbers, as a tensor of them would be copied to the device, and waited for
+    edges = [edge / sum(config.shares) for edge in accumulate(config.shares)][:-1]
+    chosen = sum((kind[:, 0] >= edge).long() for edge in edges)
     return kinds[chosen, torch.arange(len(index), device=index.device)][:, None].float()
 
 

@@ -20,7 +20,7 @@ from ldm.training.run_source import source_of
 from ldm.training.settings import DiffusionRun
 from ldm.training.start import FROZEN, Start, condition_of, start_of
 from ldm.training.textual_inversion import check_captions
-from ldm.training.tune_settings import InversionTune
+from ldm.training.tune_settings import FullTune, InversionTune
 from ldm.training.validation import HeldOut
 from ldm.weights.model import Model
 
@@ -62,14 +62,22 @@ def material_of(run: DiffusionRun, device: torch.device) -> Material:
     _check(run, samples)
     held_out = None
     if held is not None and validation is not None:
-        fixed = run.model_copy(update={"flip": False, "condition": None, "seed": validation.seed})
+        # a cache of texts has those forms of captions that the run's seed gives
+        seed = validation.seed if kept is None or run.captions.variants is None else run.seed
+        fixed = run.model_copy(update={"flip": False, "condition": None, "seed": seed})
         held_samples = _samples(fixed, start.model, held, None if cache is None else cache.of(held))
-        held_out = HeldOut(held_samples, validation.times, run.train.batch_size, validation.seed)
+        held_out = HeldOut(held_samples, validation.times, run.train.batch_size, validation.seed, run.skip_bad)
     # what a cache takes the place of stays mapped from its file
     codec = start.model.codec if kept is None or not kept.latents else None
     conditioner = start.model.conditioner if kept is None or not kept.texts else None
-    place(codec, conditioner, device, FROZEN[run.frozen_dtype])
+    place(codec, None, device, FROZEN[run.frozen_dtype])
+    # text encoders that are trained, or through which a word is, begin as their files have them, not rounded
+    place(None, conditioner, device, torch.float32 if _trains_texts(run) else FROZEN[run.frozen_dtype])
     return Material(start, samples, held_out)
+
+
+def _trains_texts(run: DiffusionRun) -> bool:
+    return isinstance(run.tune, InversionTune) or (isinstance(run.tune, FullTune) and run.tune.text_encoder)
 
 
 def _samples(run: DiffusionRun, model: Model, source: Source, kept: Kept | None) -> TrainingSamples:
@@ -91,7 +99,10 @@ def _samples(run: DiffusionRun, model: Model, source: Source, kept: Kept | None)
 def _check(run: DiffusionRun, samples: TrainingSamples) -> None:
     if run.prior is not None and len(samples.plan.shapes) > 1:
         raise UserError("prior needs pictures of one shape, so that each step has both kinds: frame.buckets false")
-    if isinstance(run.tune, InversionTune) and not any(part.stream for part in samples.plan.parts):
+    streams = any(part.stream for part in samples.plan.parts)
+    if run.memorised is not None and streams:
+        raise UserError("memorised looks through the training pictures, which a stream does not allow: leave it out")
+    if isinstance(run.tune, InversionTune) and not streams:
         numbers = range(min(_CAPTIONS_LOOKED_AT, len(samples.source)))
         check_captions(run.tune.token, [samples[n]["captions"] for n in numbers])
 

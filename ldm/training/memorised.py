@@ -57,7 +57,7 @@ class Memory:
     """The training pictures that samples are compared with.
 
     Args:
-        samples: of the run.
+        samples: of the run, none of them from a stream.
         config: how many pictures, and the quantile.
         encoder: the codec on its device; called where it is needed, and let go.
         leave_out: sources that are not what is learned.
@@ -67,7 +67,7 @@ class Memory:
         limit: distance below which a sample is taken for a copy.
 
     Raises:
-        UserError: the pictures are a stream, which cannot be looked through.
+        UserError: there are fewer than two that can be used.
     """
 
     def __init__(
@@ -79,10 +79,6 @@ class Memory:
     ) -> None:
         self._samples, self._encoder = samples, encoder
         parts = samples.plan.parts
-        if any(part.stream for part in parts):
-            raise UserError(
-                "memorised looks through the training pictures, which a stream does not allow: leave it out"
-            )
         own = [Place(p, i) for p, part in enumerate(parts) if not leave_out(part) for i in range(len(part))]
         distinct = list({(place.part, parts[place.part].key(place.index)): place for place in own}.values())
         step = max(1.0, len(distinct) / config.pictures)

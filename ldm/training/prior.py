@@ -47,8 +47,8 @@ class _Marked:
     def words(self, index: int) -> Words:
         return self._source.words(index)
 
-    def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
-        found = self._source.read(index, least)
+    def read(self, index: int, *more: Any) -> Example:
+        found = self._source.read(index, *more)  # a stream is told its turn too
         return Example(found.image, found.label, found.captions, _MARK + found.key, found.original)
 
 

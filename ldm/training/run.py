@@ -48,6 +48,15 @@ _FREE = (
     "trackers",
     "compile",
 )
+_FREE_PARTS = (  # what the names of others begin with
+    "sample.",
+    "output",
+    "memorised",
+    "data.skip_bad",
+    "validation.every",
+    "validation.prompts",
+    "validation.pictures",
+)
 
 
 class Resume(Enum):
@@ -224,9 +233,7 @@ def _check_folder(run: RunSettings, resume: Resume) -> bool:
 def _check_same(run: RunSettings, stored: Any, path: Path) -> None:
     free = (*_FREE, "steps") if run.train.lr_schedule == "constant" else _FREE
     changed = _differences(run.model_dump(mode="json"), stored, "")
-    changed = [
-        c for c in changed if c[0].removeprefix("train.") not in free and not c[0].startswith(("sample.", "output"))
-    ]
+    changed = [c for c in changed if c[0].removeprefix("train.") not in free and not c[0].startswith(_FREE_PARTS)]
     if changed:
         lines = "\n".join(f"  {key}: was {old!r}, now {new!r}" for key, new, old in changed)
         raise UserError(f"{path} is of another run, so it cannot be resumed with this configuration:\n{lines}")

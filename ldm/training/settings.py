@@ -13,7 +13,7 @@ from ldm.data.framing import FrameConfig
 from ldm.data.sources import SourceConfig
 from ldm.diffusion.prediction import Prediction
 from ldm.diffusion.settings import ProcessConfig
-from ldm.errors import UserError
+from ldm.errors import IdleError, UserError
 from ldm.models.toy import ToyUNetConfig
 from ldm.models.unet import UNetConfig
 from ldm.models.vae import VAEConfig
@@ -210,6 +210,9 @@ class DiffusionRun(RunSettings):
             )
 
     def _check_alone(self) -> None:
+        if self.toy is not None and self.train.gradient_checkpointing:
+            name = "train.gradient_checkpointing"
+            raise IdleError(name, f"{name} does nothing for a toy network")
         if self.condition is not None and self.condition.kind == "model":
             raise UserError("condition.kind `model` is for runs that start from one: say none, label or text")
         for name in ("loading", "tune", "prior", "masks"):
@@ -258,6 +261,8 @@ class VAERun(RunSettings):
 
     @model_validator(mode="after")
     def _check(self) -> VAERun:
+        if self.captions != CaptionConfig():
+            raise IdleError("captions", "captions does nothing for an autoencoder, which reads none: leave it out")
         if self.train.compile and self.loss.adversarial > 0:
             # Compiled graphs give their activations away on the first of the two backward passes.
             raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from ldm.batch import follows_scale
 from ldm.codec import Codec, PixelCodec, VAECodec
-from ldm.conditioner import Conditioner, LabelConditioner, NoConditioner
+from ldm.conditioner import Condition, Conditioner, LabelConditioner, NoConditioner
 from ldm.data.example import Source
 from ldm.diffusion.settings import ProcessConfig
 from ldm.errors import UserError
@@ -52,9 +52,22 @@ def start_of(run: DiffusionRun, source: Source) -> Start:
     start.model.defaults = {**start.model.defaults, **_said(run)}
     if run.prior is not None and not isinstance(start.model.conditioner, TextConditioner):
         raise UserError("prior tells a class and its member apart by their captions, and this model reads none")
+    prompts = run.validation.prompts if run.validation is not None else ()
+    check_conditions(start.model, (*run.sample.conditions, *prompts))
     if run.masks is not None and not start.model.inpaints:
         raise UserError("masks are for inpainting networks, and this one reads no mask beside the picture")
     return start
+
+
+def check_conditions(model: Model, conditions: Sequence[Condition]) -> None:
+    """Refuse to begin where a sheet, hours later, would ask for what the model cannot draw.
+
+    Raises:
+        UserError: naming one of the conditions.
+    """
+    if not isinstance(model.conditioner, TextConditioner):  # which takes any words
+        with torch.no_grad():
+            model.conditioner.encode([*conditions, None])
 
 
 def _said(run: DiffusionRun) -> dict[str, Any]:

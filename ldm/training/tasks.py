@@ -130,3 +130,9 @@ def mean_of(values: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tenso
     if chosen is None:
         return values.detach().sum(), values.new_full((), float(values.numel()))  # new_tensor would wait for a GPU
     return (values.detach() * chosen).sum(), chosen.sum().to(values.dtype)
+
+
+def recompute_activations(transformer: Any) -> None:
+    """Have one of transformers' networks, while it trains, keep the inputs of its layers and compute them again."""
+    newer = getattr(transformer, "activation_checkpointing_enable", None)  # its name from 6 on
+    (newer or transformer.gradient_checkpointing_enable)({"use_reentrant": False})

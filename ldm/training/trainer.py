@@ -36,6 +36,8 @@ from ldm.training.state import TrainingState, read_numbers
 from ldm.training.tasks import Following, Paced, Task
 from ldm.weights.model import latest_checkpoint
 
+_DROPOUT = 14  # purpose of a seed; the one thing that draws from the global generators
+
 
 class Trainer:
     """Trains a task from a step to the last one.
@@ -57,6 +59,7 @@ class Trainer:
             raise UserError(f"train.parallel fsdp splits one network, and this task trains {names} in turn: use ddp")
         for module in task.players.values():
             place(module, device, settings)
+            module.train()  # a finished model is opened for drawing, and recomputes no activations then
         # Copied before Accelerate wraps its forward, as it is used without autocast.
         self.average = Average(next(iter(task.players.values())), settings, device)
         pace = task.pace if isinstance(task, Paced) else lambda player, parameter: 1.0
@@ -124,6 +127,7 @@ class Trainer:
     def take_step(self, micro: list[Batch], meter: Meter) -> None:
         """Train on the micro-batches of one step; the caller counts it."""
         rate = learning_rate(self.run.train, self.step)
+        torch.manual_seed(mix(self.run.seed, _DROPOUT, self.step, self.team.rank))
         meter.steps += 1
         meter.skipped += [skipped for batch in micro for skipped in batch.skipped]
         for player in self.players:
@@ -179,7 +183,8 @@ class Trainer:
         if journal is None:
             return
         rate = meter.steps * samples_per_step(self.run.train, self.team) / elapsed
-        bar.set_postfix({"loss": f"{values['loss']:.4f}", "img/s": f"{rate:.0f}"})
+        told = {"loss": f"{values['loss']:.4f}"} if "loss" in values else {}  # not of pictures of the class alone
+        bar.set_postfix({**told, "img/s": f"{rate:.0f}"})
         lr = learning_rate(self.run.train, self.step - 1)
         journal.write({"step": self.step, **values, "lr": lr, "images_per_second": round(rate, 2)})
 
@@ -220,5 +225,5 @@ class Trainer:
 
 
 def seed_weights(seed: int) -> None:
-    """First weights as a function of the run's seed; the only global generator that is ever set."""
+    """First weights as a function of the run's seed."""
     torch.manual_seed(mix(seed, 2))

@@ -52,8 +52,9 @@ def tuning_of(run: DiffusionRun, start: Start) -> Tuning:
     dtype = FROZEN[run.frozen_dtype]
     if isinstance(tune, FullTune):
         return _Full(start, tune)
-    assert not isinstance(model.conditioner, LabelConditioner) or isinstance(tune, LoraTune)
     model.net.requires_grad_(False)
+    if isinstance(model.conditioner, LabelConditioner):
+        model.conditioner.requires_grad_(False)  # no file of a LoRA has a place for its tokens
     if dtype == torch.float32:
         model.net.float()
     else:

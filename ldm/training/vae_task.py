@@ -161,7 +161,7 @@ class VAETask:
         generator = torch.Generator().manual_seed(self.run.seed)
         pictures = torch.stack([example.image for example in self.samples.first(self.run.scale_from)])
         latents = []
-        for images in pictures.split(64):
+        for images in pictures.split(self.run.train.batch_size):
             moments = vae.encode(to_signed(images).to(self.device)).float().cpu()
             latents.append(sample_moments(moments, torch.randn(split_moments(moments)[0].shape, generator=generator)))
         joined = torch.cat(latents)
@@ -174,9 +174,12 @@ class VAETask:
         examples = self.samples.first(40)[rank::processes]
         if not examples:
             return []
-        images = to_signed(torch.stack([example.image for example in examples])).to(self.device)
-        rebuilt = averaged.vae.decode(split_moments(averaged.vae.encode(images))[0]).float().clamp(-1, 1)
-        return [torch.cat(pair, dim=1).cpu() for pair in zip(images, rebuilt, strict=True)]
+        found: list[Tensor] = []
+        for part in torch.stack([example.image for example in examples]).split(self.run.train.batch_size):
+            images = to_signed(part).to(self.device)
+            rebuilt = averaged.vae.decode(split_moments(averaged.vae.encode(images))[0]).float().clamp(-1, 1)
+            found += [torch.cat(pair, dim=1).cpu() for pair in zip(images, rebuilt, strict=True)]
+        return found
 
     def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
         save_grid(torch.stack(pictures), path, columns=10, scale=2)

@@ -7,6 +7,7 @@ moments of a run, or two runs, can be compared by the third digit.
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ldm.data.order import mix
 from ldm.data.samples import Batch, TrainingSamples, collate
+from ldm.errors import UserError
 from ldm.training.diffusion_player import DiffusionPlayer
 from ldm.training.drawn import share_of
 
@@ -29,10 +31,12 @@ class HeldOut:
         times: noise levels for each picture.
         batch_size: measured at once.
         seed: of the order of the times.
+        skip_bad: how many of them may be impossible to use; others stand in their place.
     """
 
-    def __init__(self, samples: TrainingSamples, times: int, batch_size: int, seed: int) -> None:
-        self.samples, self.batch_size = samples, batch_size
+    def __init__(self, samples: TrainingSamples, times: int, batch_size: int, seed: int, skip_bad: int = 0) -> None:
+        self.samples, self.batch_size, self._skip_bad = samples, batch_size, skip_bad
+        self._skipped: set[str] = set()
         self.count = len(samples.source) * times
         # a batch is of one bucket, as a step of training is
         samples.begin(batch_size)
@@ -55,12 +59,27 @@ class HeldOut:
             device: that it is on.
             rank, processes: which share.
             half: compute in it, as training does; None for float32.
+
+        Raises:
+            UserError: more of the pictures than are allowed cannot be used.
         """
         total: Tensor = torch.zeros((), device=device)
         count = 0
         computing: Any = torch.autocast(device.type, half) if half is not None else contextlib.nullcontext()
         with torch.no_grad(), computing:
             for number in share_of(-(-self.count // self.batch_size), rank, processes):
-                losses, _ = player.losses(self.batch(number).to(device))
+                batch = self.batch(number)
+                self._note(batch)
+                losses, _ = player.losses(batch.to(device))
                 total, count = total + losses.sum(), count + len(losses)
         return {"loss": (float(total), float(count))}
+
+    def _note(self, batch: Batch) -> None:
+        """Name pictures that cannot be used; training, which counts its own, never comes by these."""
+        for skipped in batch.skipped:
+            if skipped.key not in self._skipped:
+                self._skipped.add(skipped.key)
+                print(f"skipped in validation: {skipped.message}", file=sys.stderr)
+            if len(self._skipped) > self._skip_bad:
+                told = f"{len(self._skipped)} held-out examples cannot be used"
+                raise UserError(f"{told}, and data.skip_bad allows {self._skip_bad}; such as: {skipped.message}")
