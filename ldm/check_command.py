@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ class Asked(NamedTuple):
         near: bits in which the hashes of near copies may differ.
         workers: processes; None: as many as there are processors.
         quarantine, html, json: files to write.
+        overrides: of a configuration.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Asked(NamedTuple):
     quarantine: Path | None = None
     html: Path | None = None
     json: Path | None = None
+    overrides: tuple[str, ...] = ()
 
 
 class _Subject(NamedTuple):
@@ -86,8 +89,10 @@ def check_source(asked: Asked) -> bool:
         _write_quarantine(asked.quarantine, report, _skips(subject.data))
     if asked.json is not None:
         _write(asked.json, json.dumps(as_data(report), indent=1))
+        print(f"{asked.json}: all that was found")
     if asked.html is not None:
         _write(asked.html, page(report, Examples(parts)))
+        print(f"{asked.html}: the same as a page, with pictures")
     return report.errors > 0
 
 
@@ -106,10 +111,12 @@ def _check_flags(asked: Asked) -> None:
 
 
 def _subject(asked: Asked) -> _Subject:
-    frame = FrameConfig.checked({"resolution": asked.resolution}) if asked.resolution else None
+    frame = _frame(asked.resolution) if asked.resolution else None
     if Path(asked.source).suffix.lower() not in _CONFIGS:
+        if asked.overrides:
+            raise UserError(f"{asked.overrides[0]!r} changes a configuration, and {asked.source} is none")
         return _Subject(guess(asked.source), frame, CaptionConfig(), asked.batch_size, asked.model)
-    run = load_config(Path(asked.source))
+    run = load_config(Path(asked.source), asked.overrides)
     batch = asked.batch_size or run.train.batch_size * run.train.gradient_accumulation
     model, loading = (asked.model, Loading()) if asked.model is not None else reader_of(run)
     return _Subject(run.data, frame or run.frame, run.captions, batch, model, loading)
@@ -124,6 +131,12 @@ def reader_of(run: Run) -> tuple[str | None, Loading]:
     if run.model is not None:
         return run.model, run.loading
     return str(run.condition.path) if isinstance(run.condition, TextConditionConfig) else None, Loading()
+
+
+def _frame(sides: tuple[int, ...]) -> FrameConfig:
+    """Squares of these sides and shapes of their areas, in the usual steps, or, for small sides, in smaller ones."""
+    step = math.gcd(FrameConfig.model_fields["step"].default, *sides)
+    return FrameConfig.checked({"resolution": sides, "step": step})
 
 
 def _skips(data: Any) -> list[Path | None]:

@@ -33,12 +33,15 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write
 
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file with a `cache`")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="such as cache.path=FOLDER")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="of the CONFIG, such as data.path=FOLDER")
+]
 
 
 @data_app.command()
 def check(
     source: Place,
+    overrides: Overrides = None,
     resolution: Resolution = None,
     batch_size: BatchSize = None,
     model: TokenizerOf = None,
@@ -52,7 +55,8 @@ def check(
     from ldm.check_command import Asked, check_source
 
     sides = tuple(resolution or ())
-    wrong = check_source(Asked(source, sides, batch_size, model, near, workers, quarantine, html, json))
+    changes = tuple(overrides or ())
+    wrong = check_source(Asked(source, sides, batch_size, model, near, workers, quarantine, html, json, changes))
     raise typer.Exit(1 if wrong else 0)
 
 

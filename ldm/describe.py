@@ -21,6 +21,7 @@ from ldm.weights.own import Own, read_own
 from ldm.weights.parts import CONFIG, INDEX, SCHEDULER_CONFIG, TEXT_ENCODERS, UNREAD_PARTS, listed_parts
 from ldm.weights.pickles import FLAG, PICKLE_ENDINGS, form_of
 from ldm.weights.stored import open_stored
+from ldm.weights.tuned import LORA_FILE, embedding_in, lora_in, told_base, tuned_folder
 from ldm.weights.variants import STEMS, find_weights, variants_in
 
 _MOST = 200  # files that are told of one folder
@@ -50,10 +51,21 @@ def describe(place: str | None, allow_pickle: bool = False) -> str:
         lines = _of_loose(loose, allow_pickle)
     elif (path / CONFIG).is_file() and not (path / INDEX).is_file():
         lines = _of_part(path, allow_pickle)
+    elif folder := tuned_folder(path):
+        path = folder
+        lines = _of_tuned(folder)
     else:
         path = resolve(path)
         lines = _of_folder(path, allow_pickle)
     return "\n".join([str(path), *(f"  {line}" for line in lines)])
+
+
+def _of_tuned(folder: Path) -> Iterator[str]:
+    base, _ = told_base(folder)
+    is_lora = (folder / LORA_FILE).is_file()
+    file = lora_in(folder) if is_lora else embedding_in(folder)
+    yield f"{'a LoRA' if is_lora else 'a word'} for {base}, in {file.name}"
+    yield from _of_file(file, allow_pickle=False)
 
 
 # --------------------------------------------------------------------------------------- folders

@@ -548,7 +548,7 @@ def test_long_lists_are_cut_on_the_screen_and_whole_in_the_file(tmp_path: Path) 
         (["--near", "7"], "--near should be 0 to 6 bits, got 7"),
         (["--workers", "-1"], "--workers should be 0"),
         (["--batch-size", "0"], "--batch-size should be 1 or more, got 0"),
-        (["--resolution", "100"], "resolution 100 is no multiple of step 64; 128 is"),
+        (["--resolution", "0"], "resolution 0 is no multiple of step 64; 64 is"),
         (["--model", "./none"], "none: no such folder or file"),
         (["--html", "."], ". cannot be written: it is a folder"),
     ],
@@ -568,3 +568,21 @@ def test_names_that_would_move_the_cursor_are_escaped(tmp_path: Path) -> None:
     assert code == 1
     assert "picture.png" in told
     assert "\x1b" not in told
+
+
+def test_a_configuration_is_checked_as_it_would_be_trained_on(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (48, 32)).save(tmp_path / "other" / "a.png")
+    place = tmp_path / "run.yaml"
+    place.write_text(
+        f"task: diffusion\noutput: x\ntoy: {{in_channels: 3}}\ndata: {{source: folder, path: {tmp_path / 'one'}}}\n"
+        "train: {steps: 1}\n"
+    )
+    assert command(str(place))[0] == 2
+    code, said = command(str(place), f"data.path={tmp_path / 'other'}", "--resolution", "24")
+    assert code == 0
+    assert "1 picture, 1 usable" in said
+    code, said = command(str(tmp_path / "other"), "data.path=x")
+    assert code == 2
+    assert "changes a configuration" in said

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from ldm.describe import describe
 from ldm.errors import UserError
 from ldm.weights.opening import Loading
 from ldm.weights.tuned import EMBEDDING_FILE, LORA_FILE, TUNED, whole_model
@@ -55,3 +58,14 @@ def test_a_run_of_a_lora_is_a_model(tmp_path: Path) -> None:
         whole_model(checkpoint, {})
     assert whole_model(tmp_path, {"variant": "x"}) == (tmp_path, {"variant": "x"})
     assert whole_model(None, {}) == (None, {})
+
+
+def test_info_says_what_a_tuned_run_is_for(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step_00000002"
+    checkpoint.mkdir(parents=True)
+    save_file({"zork": torch.zeros(2, 24)}, checkpoint / EMBEDDING_FILE)
+    (checkpoint / TUNED).write_text(json.dumps({"model": "sd15", "loading": {}}))
+    lines = describe(str(tmp_path)).splitlines()
+    assert lines[0] == str(checkpoint)
+    assert lines[1] == f"  a word for sd15, in {EMBEDDING_FILE}"
+    assert "zork" in "".join(lines[2:])

@@ -47,7 +47,9 @@ class FrameConfig(Settings):
         for side in self.sides:
             if side < 1 or side % self.step:
                 near = max(self.step, round(side / self.step) * self.step)
-                raise UserError(f"resolution {side} is no multiple of step {self.step}; {near} is")
+                raise UserError(
+                    f"resolution {side} is no multiple of step {self.step}; {near} is, or set a smaller step"
+                )
         return self
 
     @property

@@ -18,7 +18,7 @@ from ldm.data.webdataset import WebDatasetConfig
 from ldm.errors import UserError, need
 
 _CAPTIONS = ("text", "caption", "captions", "prompt", "description", "sentences")  # as data sets call them
-_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")  # on the hub; of one word are old ones
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # on the hub; a single word is rather a folder that is not there
 _REMOTE = re.compile(r"\w+://")
 _MOST = 10_000  # files looked at to tell what a folder holds
 

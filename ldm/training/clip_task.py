@@ -23,7 +23,7 @@ from ldm.data.samples import Batch, TrainingSamples
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
 from ldm.text_conditioner import Tower
-from ldm.training.run_source import source_of
+from ldm.training.run_source import HOW_TO_CAPTION, source_of
 from ldm.training.settings import ClipRun
 from ldm.training.tasks import Borrowed, Losses, recompute_activations
 from ldm.weights.components import quiet_transformers, save_tower
@@ -113,7 +113,7 @@ class ClipTask:
         self.run, self.device = run, device
         self.source = source_of(run)
         if not self.source.captioned:
-            raise UserError(f"task clip needs captions, and {self.source.name} has none: set data.captions")
+            raise UserError(f"task clip needs captions, and {self.source.name} has none: {HOW_TO_CAPTION}")
         if self.source.stream:
             told = f"task clip learns its vocabulary from all captions, and {self.source.name} is a stream"
             raise UserError(f"{told}, whose captions come as they come: unpack it into a folder")

@@ -7,6 +7,10 @@ from ldm.data.sources import open_source
 from ldm.data.split import thin_out
 from ldm.training.settings import RunSettings
 
+HOW_TO_CAPTION = (
+    "a folder takes a text file beside each picture, a metadata.jsonl, or `data.caption` for all; mnist `data.captions`"
+)
+
 
 def source_of(run: RunSettings) -> Source:
     """Open the source of a run, or as much of it as the run asks for.

@@ -18,6 +18,7 @@ from ldm.errors import UserError
 from ldm.models.toy import ToyUNet
 from ldm.models.unet import UNet
 from ldm.text_conditioner import TextConditioner
+from ldm.training.run_source import HOW_TO_CAPTION
 from ldm.training.settings import DiffusionRun, LabelConditionConfig, TextConditionConfig, VAECodecConfig
 from ldm.weights.components import load_tower
 from ldm.weights.model import Model, load_vae, resolve
@@ -166,7 +167,8 @@ def _check_data(model: Model, source: Source) -> None:
     conditioner, colours = model.conditioner, model.codec.colours
     if colours != source.channels:
         whose = "VAE" if isinstance(model.codec, VAECodec) else "network"
-        raise UserError(f"the {whose} reads {colours} channels, the pictures have {source.channels}")
+        cure = f": set data.colours to {'grey' if colours == 1 else 'rgb'}" if colours in (1, 3) else ""
+        raise UserError(f"the {whose} reads {colours} channels, the pictures have {source.channels}{cure}")
     if isinstance(conditioner, LabelConditioner):
         classes = source.num_classes
         if classes is None or classes > conditioner.classes:
@@ -178,4 +180,4 @@ def _check_data(model: Model, source: Source) -> None:
 
 def _check_captions(source: Source) -> None:
     if not source.captioned:
-        raise UserError(f"the condition is a text and needs captions, but {source.name} has none: set data.captions")
+        raise UserError(f"the condition is a text and needs captions, but {source.name} has none: {HOW_TO_CAPTION}")

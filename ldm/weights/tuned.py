@@ -58,6 +58,25 @@ def _looked_at(place: Path) -> list[Path]:
     return [place, newest] if newest else [place]
 
 
+def tuned_folder(place: Path) -> Path | None:
+    """The folder at a place, or in the newest checkpoint of the run there, that holds a LoRA or word and its note."""
+    folders = _looked_at(place) if place.is_dir() else []
+    return next((folder for folder in folders if (folder / TUNED).is_file()), None)
+
+
+def told_base(folder: Path) -> tuple[str, dict[str, Any]]:
+    """What the note in such a folder says: the model that it is for, and how that was loaded.
+
+    Raises:
+        UserError: the note is damaged.
+    """
+    note = read_json(folder / TUNED)
+    base, loading = note.get("model"), note.get("loading")
+    if not isinstance(base, str) or not isinstance(loading, dict):
+        raise UserError(f"{folder / TUNED} is damaged: it should say `model` and `loading`")
+    return base, loading
+
+
 def whole_model(place: str | Path | None, weights: Mapping[str, Any]) -> tuple[str | Path | None, dict[str, Any]]:
     """The model that a run of a LoRA or word started from, and what to put into it; others are left as they are.
 
@@ -68,14 +87,10 @@ def whole_model(place: str | Path | None, weights: Mapping[str, Any]) -> tuple[s
     Raises:
         UserError: the note of the run is damaged.
     """
-    folders = _looked_at(Path(place)) if place is not None and Path(place).is_dir() else []
-    folder = next((folder for folder in folders if (folder / TUNED).is_file()), None)
+    folder = None if place is None else tuned_folder(Path(place))
     if folder is None:
         return place, dict(weights)
-    note = read_json(folder / TUNED)
-    base, loading = note.get("model"), note.get("loading")
-    if not isinstance(base, str) or not isinstance(loading, dict):
-        raise UserError(f"{folder / TUNED} is damaged: it should say `model` and `loading`")
+    base, loading = told_base(folder)
     is_lora = (folder / LORA_FILE).is_file()
     own: dict[str, Any] = {"loras": [(lora_in(folder), 1.0)]} if is_lora else {"embeddings": [embedding_in(folder)]}
     lists = {
