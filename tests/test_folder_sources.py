@@ -318,6 +318,19 @@ def test_class_folders_as_datasets_reads_them(tmp_path: Path) -> None:
         fewer.read(by_key(fewer)["c/0.png"])
 
 
+@pytest.mark.parametrize("captioned", [False, True])
+def test_a_project_of_kohya_is_not_taken_for_something_else(tmp_path: Path, captioned: bool) -> None:
+    folder = tmp_path / "img" / "10_zork thing"
+    folder.mkdir(parents=True)
+    put(folder / "a.png", 1)
+    if captioned:
+        (folder / "a.txt").write_text("a zork")
+    with pytest.raises(UserError, match=r"one level down, such as 10_zork thing: give .*img as path, or set layout"):
+        source(tmp_path)
+    assert len(source(tmp_path / "img")) == 10
+    assert len(source(tmp_path, layout="plain")) == 1
+
+
 def test_plain_pictures(tmp_path: Path) -> None:
     found = source(plain_folder(tmp_path))
     assert (found.layout, found.captioned, found.num_classes, len(found)) == ("plain", False, None, 4)

@@ -94,6 +94,8 @@ def _guess_layout(files: FolderFiles, pictures: Sequence[str], config: FolderCon
     numbered = [match for match in map(_KOHYA.fullmatch, folders) if match]
     if numbered and not captioned:
         _refuse_numbered_classes(files, sorted(int(match[1]) for match in numbered))
+    if not numbered:
+        _refuse_deeper_kohya(files, pictures)
     if numbered or captioned:
         return "kohya" if numbered else "captions"
     if len(folders) > 1 and "" not in folders:
@@ -113,6 +115,18 @@ def _refuse_numbered_classes(files: FolderFiles, numbers: list[int]) -> None:
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] < 2:
         told = "whether these are classes or how often pictures come is unknown; set layout: classes or layout: kohya"
         raise UserError(f"{files.root} has folders numbered {numbers[0]}_ to {numbers[-1]}_, and no captions: {told}")
+
+
+def _refuse_deeper_kohya(files: FolderFiles, pictures: Sequence[str]) -> None:
+    """kohya's projects have their ``10_name`` in ``img``, and it is that folder which is meant."""
+    for name in pictures:
+        folder, _, rest = name.partition("/")
+        match = _KOHYA.fullmatch(_folder(rest))
+        if match and int(match[1]) < 1000:  # beyond, it is rather a year
+            told = f"give {printable(str(files.root / folder))} as path, or set layout: captions, classes or plain"
+            raise UserError(
+                f"{files.root} has folders as kohya's 10_name one level down, such as {printable(_folder(rest))}: {told}"
+            )
 
 
 def _refuse_splits(files: FolderFiles, pictures: Sequence[str]) -> None:
