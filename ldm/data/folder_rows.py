@@ -124,9 +124,8 @@ def _refuse_deeper_kohya(files: FolderFiles, pictures: Sequence[str]) -> None:
         match = _KOHYA.fullmatch(_folder(rest))
         if match and int(match[1]) < 1000:  # beyond, it is rather a year
             told = f"give {printable(str(files.root / folder))} as path, or set layout: captions, classes or plain"
-            raise UserError(
-                f"{files.root} has folders as kohya's 10_name one level down, such as {printable(_folder(rest))}: {told}"
-            )
+            such = f"one level down, such as {printable(_folder(rest))}"
+            raise UserError(f"{files.root} has folders as kohya's 10_name {such}: {told}")
 
 
 def _refuse_splits(files: FolderFiles, pictures: Sequence[str]) -> None:
