@@ -109,7 +109,8 @@ def _explain(error: Any, place: str, allowed: list[str]) -> tuple[str, str, str]
         return place, f"should be one of {expected}", f", got {tag!r}{_nearest(tag, _quoted(expected))}"
     message = _PLAIN.get(kind, str(error["msg"])).removeprefix("Value error, ").removeprefix("Input ")
     hint = _nearest(str(given), _quoted(context["expected"])) if kind == "literal_error" else ""
-    told = isinstance(given, dict) or kind == "value_error"  # messages of our own name what is wrong
+    # messages of our own name what is wrong in a list
+    told = isinstance(given, dict) or (kind == "value_error" and _is_list(given))
     return place, message, "" if told else f", got {_short(given)}{hint}"
 
 
