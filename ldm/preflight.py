@@ -25,7 +25,7 @@ from ldm.training.run_source import source_of
 from ldm.training.settings import DiffusionRun
 
 _LOOKED_AT = 1000  # pictures of a large source
-_KEPT = 64  # pictures that are cached to see how much they take, or those of all steps
+_KEPT = 64  # pictures that are cached to see how much they take
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _look(run: Run, source: Source) -> Report:
     parts, _ = parts_of(thin_out(source, _LOOKED_AT))
     tokens = Tokens(tokenizer_at(*reader_of(run)), run.captions.prefix)
     batch = run.train.batch_size * run.train.gradient_accumulation
-    # of a part, neither copies nor small buckets tell anything
+    # a part of the pictures tells neither which buckets are small nor, but for the exact ones, of copies
     whole = len(source) <= _LOOKED_AT
     return check_parts(parts, Wishes(tokens, tokens.window, run.frame, batch if whole else None, 0, usual_workers()))
 

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ldm.data.decode import to_tensor
 from ldm.errors import UserError
 from ldm.schema import Settings
 
@@ -147,7 +148,7 @@ def cut(
     whole_height, whole_width = _cover(original, shape)
     top, left = round(down * (whole_height - height)), round(across * (whole_width - width))
     if tuple(image.shape[1:]) != (whole_height, whole_width):
-        image = _from_pil(_to_pil(image).resize((whole_width, whole_height), Image.Resampling.LANCZOS))
+        image = to_tensor(_to_pil(image).resize((whole_width, whole_height), Image.Resampling.LANCZOS))
     image = image[:, top : top + height, left : left + width]
     if mirrored:
         image, left = image.flip(-1), whole_width - left - width
@@ -168,9 +169,3 @@ def _cover(original: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]
 def _to_pil(image: Tensor) -> Image.Image:
     pixels = image.permute(1, 2, 0).contiguous().numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
-def _from_pil(image: Image.Image) -> Tensor:
-    """uint8 (C, H, W), channels last in memory."""
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(image.height, image.width, -1).permute(2, 0, 1)
