@@ -26,7 +26,6 @@ from ldm.training.start import FROZEN
 from ldm.training.tasks import recompute_activations
 from ldm.training.tune_settings import ValidationConfig
 from ldm.training.tuning import tuning_of
-from ldm.weights.hub import looks_like_name
 
 
 class DiffusionTask:
@@ -64,7 +63,7 @@ class DiffusionTask:
 
     def save(self, folder: Path, averaged: nn.Module, provenance: dict[str, Any]) -> None:
         assert isinstance(averaged, DiffusionPlayer)
-        self.tuning.save(folder, averaged, _without_places(provenance))
+        self.tuning.save(folder, averaged, provenance)
 
     # ---------------------------------------------------------------- pictures
 
@@ -142,11 +141,3 @@ class DiffusionTask:
     def _validation(self) -> ValidationConfig:
         assert self.run.validation is not None
         return self.run.validation
-
-
-def _without_places(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Without where things lie on the maker's disk; the name of a model on the hub stays."""
-    config = {key: value for key, value in provenance.get("config", {}).items() if key not in ("loading", "prior")}
-    if not looks_like_name(config.get("model") or ""):
-        config.pop("model", None)
-    return {**provenance, "config": config}

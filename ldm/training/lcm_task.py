@@ -78,7 +78,7 @@ class LcmTask:
             lora = lora_of({"unet": net}, "lcm")
             net = copy.deepcopy(self.teacher.net)
             merge_loras({"unet": net}, [(lora, 1.0)])
-        save_model(self._model(net, codec, conditioner, _without_places(provenance)), folder)
+        save_model(self._model(net, codec, conditioner, provenance), folder)
         if isinstance(tune, LoraTune):
             write_lora(folder, lora)
         scheduler = folder / "scheduler" / SCHEDULER_CONFIG
@@ -168,9 +168,3 @@ def _guidance_of(run: LcmRun, teacher: Model) -> Guidance:
     if run.guidance is not None:
         return run.guidance
     return LEARNED if isinstance(run.tune, LoraTune) else TOLD
-
-
-def _without_places(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Without what tells how its maker's disk is laid out."""
-    config = provenance.get("config", {})
-    return {**provenance, "config": {key: value for key, value in config.items() if key not in ("teacher", "loading")}}

@@ -29,6 +29,7 @@ from ldm.training.settings import ClipRun, DiffusionRun, RunSettings, VAERun
 from ldm.training.signals import Stopped
 from ldm.training.trackers import begin_trackers, check_trackers, logging_folder
 from ldm.training.trainer import Trainer, seed_weights
+from ldm.weights.hub import looks_like_name
 from ldm.weights.model import latest_checkpoint
 
 _CONFIG = "config.yaml"
@@ -213,7 +214,14 @@ def provenance(run: RunSettings) -> dict[str, Any]:
 def _without_paths(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
-    return {k: _without_paths(v) for k, v in tree.items() if k != "output" and not k.endswith("path")}
+    return {key: _without_paths(value) for key, value in tree.items() if not _is_place(key, value)}
+
+
+def _is_place(key: str, value: Any) -> bool:
+    """Whether a setting says where something lies; the name of a model on the hub tells nothing of a disk."""
+    if key in ("model", "teacher"):
+        return not looks_like_name(value or "")
+    return key in ("output", "loading", "prior") or key.endswith("path")
 
 
 def _check_folder(run: RunSettings, resume: Resume) -> bool:
