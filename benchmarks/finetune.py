@@ -38,6 +38,7 @@ from _full_size import TEXT_VARIANCE, random_tensors
 from _timing import machine, report
 from PIL import Image
 
+from ldm.accel import pick_device
 from ldm.codec import VAECodec
 from ldm.diffusion.settings import ProcessConfig
 from ldm.flops import count_flops
@@ -318,7 +319,7 @@ def main() -> None:
         write_config(bench)
         rows = compete(bench, options.who, options.repeats)
     chosen = {"size": options.size, "batch": options.batch_size, "steps": options.steps, "repeats": options.repeats}
-    report({**machine(torch.device("cpu")), **chosen, **work(size)}, rows, options.json)
+    report({**machine(pick_device()), **chosen, **work(size)}, rows, options.json)
 
 
 if __name__ == "__main__":
