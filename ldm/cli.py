@@ -62,7 +62,7 @@ AxisX = Annotated[list[str] | None, typer.Option("--x", metavar="SETTING=VALUES"
 AxisY = Annotated[list[str] | None, typer.Option("--y", metavar="SETTING=VALUES", help="its rows: sampler=ddim,heun")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="picture to write; several get numbers")]
 ModelPlace = Annotated[
-    str | None, typer.Option("--model", "-m", help="folder, run, file or hub name; default: ldm's own")
+    str | None, typer.Option("--model", "-m", help="folder, run, file, hub name or ldm:NAME; default: ldm's own")
 ]
 Negative = Annotated[str | None, typer.Option("--negative-prompt", "-n", help="what to stay away from")]
 Count = Annotated[int, typer.Option("--count", "--batch-count", "-c", help="pictures per prompt, in all")]
@@ -256,10 +256,25 @@ def train(
     from ldm.training.run import Resume, train_file
 
     how = Resume.IF_ANY if resume_if_any else Resume.YES if resume else Resume.NO
-    last = train_file(config, overrides or [], resume=how)
+    try:
+        last = train_file(config, overrides or [], resume=how)
+    except KeyboardInterrupt:
+        _tell_what_is_kept(config, overrides or [])
+        raise
     # `accelerate launch` and torchrun start several processes; one of them tells
     if os.environ.get("RANK", "0") == "0":
         print(f"trained: {last}")
+
+
+def _tell_what_is_kept(config: Path, overrides: list[str]) -> None:
+    """What a training that was interrupted goes on from: in the main process."""
+    from ldm.config import load_config
+    from ldm.weights.model import latest_checkpoint
+
+    if os.environ.get("RANK", "0") == "0":
+        last = latest_checkpoint(load_config(config, overrides).output)
+        told = "no checkpoint was written yet" if last is None else f"{last} is kept, and --resume goes on from it"
+        print(f"{told} (SIGTERM, unlike an interrupt, saves first)", file=sys.stderr)
 
 
 @app.command()
@@ -319,8 +334,17 @@ def run(function: Any, *arguments: Any) -> None:
             raise
         _stop("there is not enough memory for this: a smaller size or batch, --tiled or --dtype bf16 need less")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell_interrupted()
         sys.exit(130)
+    except SystemExit as ending:
+        if ending.code == 130:  # what typer makes of an interrupt, without a word
+            _tell_interrupted()
+        raise
+
+
+def _tell_interrupted() -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print("interrupted", file=sys.stderr)
 
 
 def _stop(message: str) -> NoReturn:

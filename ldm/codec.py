@@ -42,8 +42,17 @@ class Codec(Protocol):
     @property
     def colours(self) -> int: ...
 
-    def encode(self, images: Tensor, tiled: bool = False) -> Tensor:
-        """Pictures (B, C, H, W) in -1..1 to what can be kept: the slow half; ``tiled`` takes less memory."""
+    def encode(self, images: Tensor, tiled: bool = False, *, wait: bool = True) -> Tensor:
+        """Pictures (B, C, H, W) in -1..1 to what can be kept: the slow half.
+
+        Args:
+            images: to encode.
+            tiled: take less memory.
+            wait: for a GPU, to see what comes out. A step of training must not, and finds out by its loss.
+
+        Raises:
+            UserError: what comes out is no number, where anybody looks: with ``wait``, and on a CPU always.
+        """
         ...
 
     def latents(self, encoded: Tensor, noise: Tensor) -> Tensor:
@@ -72,7 +81,7 @@ class PixelCodec:
     def __init__(self, channels: int) -> None:
         self.channels = self.colours = channels
 
-    def encode(self, images: Tensor, tiled: bool = False) -> Tensor:
+    def encode(self, images: Tensor, tiled: bool = False, *, wait: bool = True) -> Tensor:
         return images
 
     def latents(self, encoded: Tensor, noise: Tensor) -> Tensor:
@@ -101,8 +110,10 @@ class VAECodec:
         self.factor = vae.config.factor
         self.scale = vae.config.scaling_factor
 
-    def encode(self, images: Tensor, tiled: bool = False) -> Tensor:
-        return self._finite(lambda: self._encode(images, tiled), "encoding")
+    def encode(self, images: Tensor, tiled: bool = False, *, wait: bool = True) -> Tensor:
+        if wait or self.vae.last_layer.device.type == "cpu":
+            return self._finite(lambda: self._encode(images, tiled), "encoding")
+        return self._encode(images, tiled)
 
     def _encode(self, images: Tensor, tiled: bool) -> Tensor:
         weight = self.vae.last_layer

@@ -114,12 +114,12 @@ def _next_number(folder: Path, prefix: str) -> int:
 
 
 def draw_sheet(
-    model: Path, labels: list[int] | None, count: int, seed: int, output: Path, options: dict[str, Any]
+    model: str | Path, labels: list[int] | None, count: int, seed: int, output: Path, options: dict[str, Any]
 ) -> Path:
     """Draw digits with a pixel model onto one sheet: a row of ``count`` for each label.
 
     Args:
-        model: model folder or run.
+        model: as ``ldm.load`` takes it.
         labels: None for all of the model's, and for a model without labels.
         count: pictures per label; of a model without labels, pictures in all, ten in a row.
         seed: of the first picture.

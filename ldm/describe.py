@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
-from ldm.recorded import EMBEDDED
 from ldm.weights.absent import near
+from ldm.weights.embedded import DEFAULT, as_path
 from ldm.weights.families import FAMILIES
 from ldm.weights.files import read_json
 from ldm.weights.first_bytes import picture_kind
@@ -40,7 +40,7 @@ def describe(place: str | None, allow_pickle: bool = False) -> str:
     Raises:
         UserError: there is nothing, it is damaged, or it is nothing of a model.
     """
-    path = EMBEDDED if place is None else Path(place)
+    path = as_path(place or DEFAULT)
     if place is not None and looks_like_name(place):  # of a file or folder that is not here
         raise UserError(
             f"{place}: no such folder or file{near(path)}; names on the hub (owner/name) are not looked up by info"
@@ -193,7 +193,8 @@ def _own(own: Own) -> Iterator[str]:
     for key, value in own.provenance.items():
         if key == "config" and isinstance(value, dict):
             data, train = value.get("data", {}), value.get("train", {})
-            lines.append(f"  data: {data.get('source')} ({data.get('split')}), batch {train.get('batch_size')}")
+            split = f" ({data['split']})" if data.get("split") else ""
+            lines.append(f"  data: {data.get('source')}{split}, batch {train.get('batch_size')}")
         elif not isinstance(value, dict):
             lines.append(f"  {key}: {value}")
     yield from (["trained with"] if lines else []) + lines

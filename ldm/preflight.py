@@ -19,10 +19,9 @@ from ldm.data.plan import parts_of
 from ldm.data.split import thin_out
 from ldm.errors import UserError
 from ldm.training.kinds import Run
-from ldm.training.lcm_settings import LcmRun
 from ldm.training.rehearsal import Rehearsed, rehearse
 from ldm.training.run_source import source_of
-from ldm.training.settings import DiffusionRun
+from ldm.training.settings import DiffusionRun, ModelRun
 
 _LOOKED_AT = 1000  # pictures of a large source
 _KEPT = 64  # pictures that are cached to see how much they take
@@ -38,6 +37,7 @@ class Preflight:
         errors: of the data.
         rehearsed: the steps that were taken.
         steps: of the whole run.
+        drawing: seconds in which all its sheets are drawn.
         cache: bytes that the cache of the whole run will take; None where the run has none.
     """
 
@@ -46,12 +46,13 @@ class Preflight:
     errors: int
     rehearsed: Rehearsed
     steps: int
+    drawing: float
     cache: int | None
 
     @property
     def hours(self) -> float:
-        """Of all steps; drawing, validation and checkpoints come on top."""
-        return self.steps * self.rehearsed.seconds / 3600
+        """Of all steps and sheets; checkpoints, held-out losses and the search for copies come on top."""
+        return (self.steps * self.rehearsed.seconds + self.drawing) / 3600
 
 
 def preflight(run: Run) -> Preflight | None:
@@ -77,14 +78,15 @@ def preflight(run: Run) -> Preflight | None:
         shutil.rmtree(folder, ignore_errors=True)
     try:
         rehearsed, kept = rehearse(_small(run, folder, stream=source.stream), lambda task: len(task.samples.source))
-        cache = _bytes(folder / "cache") * len(source) // kept if getattr(run, "cache", None) is not None else None
+        cache = _bytes(folder / "cache") * len(source) // kept if isinstance(run, ModelRun) and run.cache else None
     finally:
         if main:
             shutil.rmtree(folder, ignore_errors=True)
     if not main:
         return None
     data = "a stream, which `ldm data check` reads through" if report is None else told(report)
-    return Preflight(len(source), data, report.errors if report else 0, rehearsed, run.train.steps, cache)
+    drawing = _sheets(run) * rehearsed.sheet
+    return Preflight(len(source), data, report.errors if report else 0, rehearsed, run.train.steps, drawing, cache)
 
 
 def in_words(found: Preflight, price: float | None) -> str:
@@ -110,9 +112,9 @@ def in_words(found: Preflight, price: float | None) -> str:
     if found.cache is not None:
         lines.append(f"cache: {found.cache / 1e6:,.1f} MB for {found.pictures:,} pictures")
     lines += [f"skipped: {message}" for message in of.skipped]
-    lines.append(
-        f"whole run: {found.steps:,} steps in {_time(found.hours)}; drawing, validation and checkpoints not in it"
-    )
+    steps, drawing = (_time(seconds / 3600) for seconds in (found.steps * of.seconds, found.drawing))
+    lines.append(f"whole run: {_time(found.hours)}: {found.steps:,} steps in {steps}, and drawing sheets in {drawing}")
+    lines.append("not in it: checkpoints, held-out losses, the search for copies")
     if price is not None:
         money = found.hours * of.devices * price
         lines.append(f"money: {money:,.2f}, at {price:g} for a device and hour")
@@ -152,11 +154,21 @@ def _small(run: Run, folder: Path, stream: bool) -> Run:
         if run.prior is not None and run.prior.generate is not None:
             few = run.prior.generate.model_copy(update={"count": run.prior.generate.batch_size})
             changes["prior"] = run.prior.model_copy(update={"generate": few})
-    if isinstance(run, DiffusionRun | LcmRun) and run.cache is not None:
+    if isinstance(run, ModelRun) and run.cache is not None:
         changes["cache"] = run.cache.model_copy(update={"path": None})
         if not stream:
             changes["limit"] = min(run.limit or _KEPT, _KEPT)
     return run.model_copy(update=changes)
+
+
+def _sheets(run: Run) -> float:
+    """How many sheets of samples a run draws, those of validation prompts counted by their pictures."""
+    steps = run.train.steps
+    found = -(-steps // run.train.sample_every)  # and one at the end
+    if not isinstance(run, DiffusionRun) or run.validation is None:
+        return found
+    pictures = len(run.validation.prompts) * run.validation.pictures
+    return found + -(-steps // run.validation.every) * pictures / run.sample.count
 
 
 def _bytes(folder: Path) -> int:

@@ -24,12 +24,11 @@ from ldm.metadata.record import InputFile, Record
 from ldm.open_picture import IN_MEMORY
 from ldm.schema import Settings
 from ldm.studio import Studio
+from ldm.weights.embedded import DEFAULT
 from ldm.weights.fingerprint import fingerprints
 from ldm.weights.opening import Loading, open_model
 from ldm.weights.tuned import whole_model
 from ldm.workpieces import PictureFiles
-
-EMBEDDED = Path(__file__).parent / "assets" / "mnist_text"
 
 
 def load(
@@ -45,7 +44,7 @@ def load(
 
     Args:
         place: a model folder, a run of ``ldm train`` (of a LoRA or word, too), a single file, ``owner/name`` on the
-            Hugging Face hub, or None for the model that comes with the package.
+            Hugging Face hub, ``ldm:NAME`` for one that comes with the package, or None for the first of these.
         device: ``cpu``, ``cuda``, ...; None picks.
         dtype: ``fp32``, ``bf16`` or ``fp16``; None picks the fastest that the device computes well in.
         attention: ``sdpa``, ``xformers`` or ``math``.
@@ -58,7 +57,7 @@ def load(
     place, weights = whole_model(place, weights)
     where = accel.pick_device(None if device is None else str(device))
     kind = accel.pick_dtype(None if dtype is None else str(dtype).removeprefix("torch."), where)
-    model = open_model(EMBEDDED if place is None else place, Loading.checked(weights), kind)
+    model = open_model(DEFAULT if place is None else place, Loading.checked(weights), kind)
     asked = {"device": device, "dtype": dtype, "attention": attention, "compile": compile, **weights}
     loading = {key: value for key, value in asked.items() if value not in (None, False)}
     if model.commit is not None:

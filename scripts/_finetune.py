@@ -35,18 +35,25 @@ def flags(usage: str, *, lora: bool) -> argparse.ArgumentParser:
     """The parser of either script."""
     parser = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train_data_dir", type=Path, help="a folder of pictures")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the configuration, such as snr_gamma=5")
+    more = "of the configuration, such as snr_gamma=5"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=more)
     for name, (key, kind) in _PLAIN.items():
         if name != "rank" or lora:
             names = [_SHORT[name]] if name in _SHORT else []
-            parser.add_argument(*names, f"--{name}", dest=name, type=kind, help=f"sets {key}")
-    parser.add_argument("--resolution", type=int, help="side of the square whose area pictures are brought to")
-    parser.add_argument("--train_text_encoder", action="store_true")
-    parser.add_argument("--instance_prompt", help="the caption of every picture; without it, each has its own")
-    parser.add_argument("--class_prompt", help="draw pictures of the class first, and keep it (DreamBooth)")
-    parser.add_argument("--num_class_images", type=int, default=200)
-    parser.add_argument("--prior_loss_weight", type=float, default=1.0)
-    parser.add_argument("--validation_prompt", action="append", default=[], help="drawn now and then; may be repeated")
+            metavar = {int: "N", float: "X"}.get(kind, "PLACE" if name in _SHORT else "NAME")
+            parser.add_argument(*names, f"--{name}", dest=name, type=kind, metavar=metavar, help=f"sets {key}")
+    parser.add_argument(
+        "--resolution", type=int, metavar="N", help="side of the square whose area pictures are brought to"
+    )
+    parser.add_argument("--train_text_encoder", action="store_true", help="train it too; nothing is cached then")
+    own = "the caption of every picture; without it, each has its own"
+    parser.add_argument("--instance_prompt", metavar="WORDS", help=own)
+    kept = "draw pictures of the class first, and keep it what it is (DreamBooth)"
+    parser.add_argument("--class_prompt", metavar="WORDS", help=kept)
+    parser.add_argument("--num_class_images", type=int, default=200, metavar="N", help="how many; 200")
+    parser.add_argument("--prior_loss_weight", type=float, default=1.0, metavar="X", help="of the loss on them; 1")
+    now = "drawn now and then; may be repeated"
+    parser.add_argument("--validation_prompt", metavar="WORDS", action="append", default=[], help=now)
     parser.add_argument("--config", type=Path, help="in place of the script's own")
     parser.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
     return parser

@@ -1,4 +1,4 @@
-"""Fine-tune a finished model on a folder of pictures: all of its network.
+r"""Fine-tune a finished model on a folder of pictures: all of its network.
 
 python scripts/finetune.py pictures --model stable-diffusion-v1-5/stable-diffusion-v1-5 -o runs/mine --steps 2000
 python scripts/finetune.py pictures --model MODEL -o runs/dog --instance_prompt "a photo of sks dog" \

@@ -10,16 +10,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import ldm
 from ldm.cli import run
 from ldm.commands import draw_sheet
 
-WITH_LABELS = Path(ldm.__file__).parent / "assets" / "mnist_label"
+WITH_LABELS = "ldm:mnist_label"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=WITH_LABELS, help="model folder or run; default: the one in ldm")
+    parser.add_argument("--model", default=WITH_LABELS, help="model folder or run; default: the one in ldm")
     parser.add_argument("--labels", type=int, nargs="+", help="a row of each; default: all that the model has")
     parser.add_argument("--count", type=int, default=10, help="pictures per label, or in all for a model without")
     parser.add_argument("--guidance", type=float, help="1 is no guidance; default: the model's own")

@@ -331,9 +331,13 @@ def latent_run(whole: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-def test_a_run_with_a_cache_is_the_run_without_to_the_bit(tmp_path: Path, whole: dict[str, Path]) -> None:
-    plain = trained("latent", tmp_path / "plain", **latent_run(whole))
-    cached = trained("latent", tmp_path / "cached", cache__dtype="fp32", **latent_run(whole))
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_run_with_a_cache_is_the_run_without_to_the_bit(
+    tmp_path: Path, whole: dict[str, Path], channels_last: bool
+) -> None:
+    changes = {**latent_run(whole), "train__channels_last": channels_last}
+    plain = trained("latent", tmp_path / "plain", **changes)
+    cached = trained("latent", tmp_path / "cached", cache__dtype="fp32", **changes)
     assert log_of(tmp_path / "plain") == log_of(tmp_path / "cached")
     assert not differences(plain, cached)
     assert (tmp_path / "cached" / "cache" / "cache.json").is_file()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ldm.cache.build import Wanted, open_or_build
 from ldm.cache.shards import is_whole, read_shard, sealed_json, unsealed_json, write_shard
+from ldm.errors import UserError
 
 COUNT = 6
 
@@ -99,6 +101,30 @@ def test_damage_is_named_and_mended(
         assert (cache.made.pictures > 0, cache.made.texts > 0) == (kind == "latents", kind == "texts")
     assert all(torch.equal(a, b) for a, b in zip(everything(mine), expected, strict=True))
     assert "damaged" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def shared(asked: Wanted, tmp_path: Path) -> Iterator[Wanted]:
+    """A copy on a disk that can be read alone, with a bit changed, and what a killed process left."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    shutil.copytree(asked.folder, folder, dirs_exist_ok=True)
+    (folder / "latents-00009.safetensors.tmp").write_bytes(b"half")
+    flipped(folder / "latents-00000.safetensors", -9, 3)
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    yield Wanted(**{**vars(asked), "folder": folder})
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_damage_in_a_folder_that_is_only_read_is_named(shared: Wanted) -> None:
+    path = shared.folder / "latents-00000.safetensors"
+    with pytest.raises(UserError, match=f"^{path} is damaged, and {shared.folder} cannot be written to"):
+        open_or_build(shared)
+    assert path.is_file()
 
 
 def test_every_byte_of_a_shard_is_sealed(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 import typer.main
 from PIL import Image
 from tiny_models import written
+from tiny_runs import command, config_file
 
 import ldm
 from ldm import cli
@@ -373,4 +374,26 @@ def test_an_interrupt_leaves_no_file(place: Path) -> None:
             shown += more
     os.close(ours)
     assert b"Traceback" not in shown
+    assert shown.rstrip().endswith(b"interrupted")
     assert files(place) == []
+
+
+def test_an_interrupted_training_tells_what_it_goes_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    file = config_file("label", tmp_path / "run.yaml", run, train__steps=2, train__checkpoint_every=1)
+    replace = os.replace
+
+    def interrupted_once(*names: Any) -> None:
+        replace(*names)
+        if Path(names[1]).name == "step_00000001":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "replace", interrupted_once)
+    assert command("train", str(file)) == 130
+    told = capsys.readouterr().err
+    assert f"{run / 'checkpoints' / 'step_00000001'} is kept, and --resume goes on from it" in told
+    assert told.endswith("interrupted\n")
+    monkeypatch.undo()
+    assert command("train", str(file), "--resume") == 0

@@ -18,11 +18,12 @@ from torch import Tensor
 from ldm.codec import PixelCodec, VAECodec
 from ldm.data.mnist import MnistConfig
 from ldm.data.sources import open_source
+from ldm.errors import UserError
 from ldm.images import to_signed
-from ldm.recorded import EMBEDDED
 from ldm.training.settings import TrainSettings, VAELoss, VAERun
 from ldm.training.vae_task import VAETask
 from ldm.weights.components import save_module
+from ldm.weights.embedded import DEFAULT, as_path
 from ldm.weights.model import load_vae
 
 
@@ -111,6 +112,22 @@ def test_what_is_encoded_is_kept_in_float32_and_without_gradients() -> None:
     assert not any(p.requires_grad for p in codec.vae.parameters())
 
 
+def test_a_step_does_not_ask_a_device_what_came_out() -> None:
+    """The meta device has shapes and no numbers, so whoever asks for one fails."""
+    codec, images = VAECodec(vae().to("meta")), pictures(2).to("meta")
+    assert codec.encode(images, wait=False).shape == (2, 2 * codec.channels, 4, 4)
+    with pytest.raises(RuntimeError):
+        codec.encode(images)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_cpu_says_at_once_that_weights_are_no_numbers(wait: bool) -> None:
+    codec = VAECodec(vae())
+    codec.vae.encoder.conv_in.weight.data[0, 0, 1, 2] = torch.nan
+    with pytest.raises(UserError, match=r"no number: .*encoder\.conv_in\.weight holds NaN"):
+        codec.encode(pictures(1), wait=wait)
+
+
 # ----------------------------------------------------------------------- the scale, from data
 
 
@@ -131,7 +148,9 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("count", [40, 25])
-def test_training_stores_one_over_the_deviation_of_the_latents(tmp_path: Path, images: Tensor, count: int) -> None:
+def test_training_stores_one_over_the_deviation_of_the_latents(
+    tmp_path: Path, images: Tensor, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = VAERun(
         task="vae",
         output=tmp_path,
@@ -143,7 +162,10 @@ def test_training_stores_one_over_the_deviation_of_the_latents(tmp_path: Path, i
     )
     task = VAETask(run, torch.device("cpu"))
     task.player.vae = vae()
-    task.save(tmp_path / "model", task.player, {})
+    task.save(tmp_path / "before", task.player, {})
+    with monkeypatch.context() as patch:  # pictures are opened for the first checkpoint alone
+        patch.setattr(task.source, "read", lambda *_: pytest.fail("opened again"))
+        task.save(tmp_path / "model", task.player, {})
     stored = json.loads((tmp_path / "model" / "vae" / "config.json").read_text())["scaling_factor"]
     deviation = deviation_by_diffusers(tmp_path / "model" / "vae", images[:count])
     assert stored * deviation == pytest.approx(1, abs=0.02)  # each drew noise of its own
@@ -154,7 +176,7 @@ def test_training_stores_one_over_the_deviation_of_the_latents(tmp_path: Path, i
 
 
 def test_the_model_of_the_package_has_latents_of_unit_deviation(images: Tensor) -> None:
-    codec = VAECodec(load_vae(EMBEDDED).float())
-    assert codec.scale * deviation_by_diffusers(EMBEDDED / "vae", images) == pytest.approx(1, abs=0.05)
+    codec = VAECodec(load_vae(as_path(DEFAULT)).float())
+    assert codec.scale * deviation_by_diffusers(as_path(DEFAULT) / "vae", images) == pytest.approx(1, abs=0.05)
     rebuilt = codec.decode(codec.mean(codec.encode(images)))
     assert (rebuilt - images).abs().mean() < 0.05  # of 2, the range

@@ -39,6 +39,7 @@ from ldm.check_command import Asked, _skips, check_source
 from ldm.data.check.duplicates import near_groups
 from ldm.data.check.fingerprint import look_at
 from ldm.data.check.kinds import KINDS
+from ldm.data.check.lists import quarantine
 from ldm.data.check.report import Report, Wishes, check_parts
 from ldm.data.check.tokens import Tokens, tokenizer_at
 from ldm.data.decode import to_tensor
@@ -126,6 +127,20 @@ def test_each_damage_is_named_and_nothing_else(tmp_path: Path, workers: int) -> 
     assert (len(report.names), report.errors, report.warnings) == (29, 11, 2)
     for kind, problems in report.problems.items():
         assert all(Path(problem.key).stem in problem.message for problem in problems), kind
+
+
+def test_a_bad_caption_does_not_hide_a_bad_picture(tmp_path: Path) -> None:
+    caption_folder(tmp_path, 6)
+    for number, damages in enumerate([("empty", "truncated"), ("encoding", "bomb"), ("words", "animated")]):
+        for damage in damages:
+            DAMAGES[damage](tmp_path / f"{number}.png")
+    DAMAGES["uncaptioned"](tmp_path / "3.png")
+    report = checked(tmp_path)
+    one, two, three = ({f"{number}.png"} for number in range(3))
+    both = {"empty": one, "truncated": one, "encoding": two, "bomb": two, "words": three, "animated": three}
+    assert found(report) == {**both, "uncaptioned": {"3.png"}}
+    assert report.usable == 2
+    assert quarantine(report, 0)[1::2] == [f"{number}.png" for number in (0, 1, 2, 3)]
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "bmp", "tiff", "ppm"])

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import ldm
 from ldm.pipeline import Pipeline
-from ldm.recorded import EMBEDDED
+from ldm.weights.embedded import DEFAULT, as_path
 from ldm.weights.files import write_json
 from ldm.weights.model import load_vae, save_model
 
@@ -36,7 +36,7 @@ SAVED_AS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny models of random weights, and the trained one that comes with the package."""
     if request.param == "mnist_text":
-        return EMBEDDED
+        return as_path(DEFAULT)
     place = tmp_path_factory.mktemp("model") / request.param
     if request.param == "rgb":
         model = text_model(channels=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,23 @@ def test_prior_pictures_weigh_as_they_are_told(folders):
     assert found.parts["loss_prior"][0] == losses[1]
 
 
+def on_meta(model: Any) -> Batch:
+    """A batch with its contexts on the meta device, and a model's networks too: who asks for a number there fails."""
+    batch = a_batch()
+    context = model.conditioner.encode(batch.conditions).map(lambda value: value.to("meta"))
+    for module in (model.net, model.codec.vae):
+        module.to("meta")
+    return replace(batch.to(torch.device("meta")), context=context)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd1-inpaint"])
+def test_a_step_asks_nothing_of_its_device(folders, family):
+    player = player_of(folders.folder(family), snr_gamma=5.0, offset_noise=0.1)
+    batch = on_meta(player)
+    player(batch, 0).loss.backward()
+    assert player.net.conv_in.weight.grad.is_meta  # type: ignore[union-attr]
+
+
 # ------------------------------------------------------------------------------- what is refused
 
 
@@ -280,6 +298,13 @@ def test_flags_of_diffusers_become_a_configuration():
     )
     assert few.validation is not None
     assert few.validation.count == 0  # of five pictures none is held out
+
+
+def test_what_is_missing_is_named_and_nothing_else(capsys):
+    with pytest.raises(SystemExit) as end:
+        configured("finetune_lora.py", "--model", "m")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith("required: train_data_dir\n")
 
 
 def test_all_weights_and_the_text_encoder():

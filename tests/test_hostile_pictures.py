@@ -117,6 +117,26 @@ def test_records_that_are_none(tmp_path: Path, number: int) -> None:
         assert len(str(caught.value)) < 1000
 
 
+# The first bytes of each kind as its specification, or the programs that write it, have them.
+OTHER_KINDS = {
+    "a HEIC file": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "an AVIF file": b"\0\0\0\x20ftypavif\0\0\0\0avifmif1",
+    "a JPEG XL file": b"\xff\x0a\xfa\x1f",
+    "a Photoshop file": b"8BPS\0\1",
+    "a web page": b"\n<!DOCTYPE html><title>404</title>",
+    "an SVG file": b'<?xml version="1.0"?>\n<!-- drawn by hand -->\n<svg xmlns=',
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_files_of_other_kinds_are_called_by_their_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(OTHER_KINDS[kind] + bytes(99))
+    cure = "download it again" if kind == "a web page" else "save it as PNG or JPEG"
+    with pytest.raises(UserError, match=rf"a\.jpg is no picture .*but {kind}.*{cure}"):
+        open_picture(path)
+
+
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     kinds = {
         "empty.png": b"",

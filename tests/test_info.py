@@ -67,6 +67,16 @@ def test_the_model_in_the_package() -> None:
     assert "data: mnist (train), batch" in found
 
 
+def test_models_in_the_package_have_names_that_hold_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert describe("ldm:mnist_text") == describe(None)
+    assert "LabelConditioner" in describe("ldm:mnist_label")
+    named = ldm.load("ldm:mnist_text", dtype="fp32").generate(["a handwritten two"], [1], steps=2)
+    assert torch.equal(named, ldm.load(dtype="fp32").generate(["a handwritten two"], [1], steps=2))
+    with pytest.raises(UserError, match="no such model comes with ldm, but ldm:mnist_label and ldm:mnist_text"):
+        ldm.load("ldm:other")
+
+
 def test_a_run_means_its_newest_checkpoint(tmp_path: Path) -> None:
     for step in (1, 2):
         model = label_model()
@@ -76,6 +86,9 @@ def test_a_run_means_its_newest_checkpoint(tmp_path: Path) -> None:
     assert found.startswith(str(tmp_path / "checkpoints" / "step_2"))
     assert "step: 2" in found
     assert "data: mnist (train)" in found
+    model.provenance = {"config": {"data": {"source": "folder"}, "train": {"batch_size": 4}}}
+    save_model(model, tmp_path / "checkpoints" / "step_3")
+    assert "data: folder, batch 4" in describe(str(tmp_path))
 
 
 def test_variants_shards_and_pickles_are_told_apart(tmp_path: Path) -> None:

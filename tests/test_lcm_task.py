@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel  # type: ignore[attr-defined]
-from test_finetune import PROMPTS, a_batch, their_latents, their_text
+from test_finetune import PROMPTS, a_batch, on_meta, their_latents, their_text
 from tiny_families import FAMILIES, Folders
 from tiny_models import MODELS, fill, written
 from tiny_runs import config, differences, digits, log_of
@@ -150,6 +150,16 @@ def test_kept_contexts_give_the_same_loss(folders: Folders) -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_a_step_asks_nothing_of_its_device(folders: Folders) -> None:
+    run, model = run_of(guidance=3.0), load_model(folders.folder("sdxl"))
+    conditioner: Any = model.conditioner
+    nothing = conditioner.encode([None]).map(lambda value: value.to("meta"))
+    batch = on_meta(model)
+    player = StudentPlayer(student_of(model, run, 3.0), model, run, 3.0, nothing)
+    player(batch, 0).loss.backward()
+    assert all(p.grad is not None and p.grad.is_meta for p in player.parameters())
+
+
 @pytest.mark.parametrize("changes", [{"guidance": [1.0, 4.0]}, {"guidance": 2.0}, {"tune": {"kind": "lora"}}])
 def test_a_student_begins_as_its_teacher(folders: Folders, changes: dict[str, Any]) -> None:
     run, model = run_of(**changes), load_model(folders.folder("sd1"))
@@ -226,6 +236,31 @@ def test_a_lora_is_merged_and_beside_it(teachers: dict[str, Path], tmp_path: Pat
     assert (last / "lcm.kohya.safetensors").is_file()
 
 
+@pytest.mark.parametrize("tune", [{"kind": "lora", "targets": "conv"}, {"kind": "full"}])
+def test_a_frozen_teacher_in_half_precision_teaches_the_same(
+    teachers: dict[str, Path], tmp_path: Path, tune: dict[str, Any]
+) -> None:
+    """Under bf16 autocast its weights are rounded so in any case; no rounded one is begun with or written."""
+    train_in_half = {**TRAIN, "mixed_precision": "bf16", "steps": 2, "channels_last": True}
+    changes = {"tune": tune, "guidance": 3.0, "train": train_in_half}
+    runs = {
+        dtype: run_of(teachers["text"], tmp_path / dtype, frozen_dtype=dtype, **changes) for dtype in ("fp32", "bf16")
+    }
+    task = LcmTask(runs["bf16"], CPU)
+    kernel, own = (next(iter(net.parameters())) for net in (task.teacher.net, task.teacher.codec.vae))
+    assert kernel.dtype == own.dtype == torch.bfloat16
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert own.is_contiguous(memory_format=torch.channels_last)
+    assert all(p.dtype == torch.float32 for p in task.player.parameters() if p.requires_grad)
+    places = {dtype: train(run) for dtype, run in runs.items()}
+    losses = [[record["loss"] for record in log_of(tmp_path / dtype)] for dtype in places]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    teacher: Any = load_model(teachers["text"]).net
+    student: Any = task.player.net if tune["kind"] == "full" else load_model(places["bf16"]).net
+    assert torch.equal(student.conv_in.weight, teacher.conv_in.weight)  # which no LoRA changes
+    assert {p.dtype for p in load_model(places["bf16"]).net.parameters()} == {torch.float32}
+
+
 def test_a_cache_takes_the_place_of_pictures_and_texts(teachers: dict[str, Path], told: Path, tmp_path: Path) -> None:
     kept = run_of(teachers["text"], tmp_path / "kept", guidance=[1.0, 5.0], cache={"dtype": "fp32"})
     train(kept)
@@ -244,6 +279,7 @@ def test_a_cache_takes_the_place_of_pictures_and_texts(teachers: dict[str, Path]
     [
         ({"guidance": [4.0, 4.0]}, "the second is larger"),
         ({"tune": {"kind": "lora"}, "guidance": [1.0, 4.0]}, "one number in place of a range"),
+        ({"frozen_dtype": "bf16"}, "frozen_dtype bf16 needs train.mixed_precision bf16"),
         ({"tune": {"kind": "full", "text_encoder": True}}, "leaves the text encoder as it is"),
         ({"guidance": 3.0, "sample": {"guidance": 3.0}}, "sample.guidance is for students that are told"),
         ({"tune": {"kind": "textual_inversion", "token": "x", "initializer": "y"}}, "tune.kind"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import command, config, config_file, trained
+from tiny_models import written
+from tiny_runs import command, config, config_file, digits, trained
 
 from ldm.config import validate
 from ldm.flops import count_flops
@@ -28,7 +29,8 @@ def test_it_counts_what_a_step_does_and_leaves_nothing(tmp_path: Path) -> None:
     assert found.rehearsed.flops == pytest.approx(3 * forward, rel=0.06)
     net = UNet(run.unet)
     assert found.rehearsed.trained == sum(p.numel() for p in net.parameters()) + 11 * 8  # the tokens of the labels
-    assert found.hours == pytest.approx(6 * found.rehearsed.seconds / 3600)
+    assert found.drawing == found.rehearsed.sheet > 0  # one, at the end
+    assert found.hours == pytest.approx((6 * found.rehearsed.seconds + found.drawing) / 3600)
     assert found.rehearsed.samples == 4
     assert found.cache is None
 
@@ -50,10 +52,26 @@ def test_the_command_tells_time_and_money(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().out
     assert "40 pictures, 40 usable" in said
     seconds = float(re.search(r"step: (\S+) s for 4 pictures", said)[1])
-    minutes = float(re.search(r"whole run: 9,000 steps in (\S+) minutes", said)[1].replace(",", ""))
+    parts = r"whole run: (\S+) minutes: 9,000 steps in (\S+) minutes, and drawing sheets in (\S+) minutes"
+    whole, steps, sheets = (float(number.replace(",", "")) for number in re.search(parts, said).groups())
     money = float(re.search(r"money: (\S+), at 120", said)[1].replace(",", ""))
-    assert minutes == pytest.approx(9000 * seconds / 60, rel=0.02, abs=0.06)
-    assert money == pytest.approx(2 * minutes, abs=0.11)
+    assert steps == pytest.approx(9000 * seconds / 60, rel=0.02, abs=0.06)
+    assert whole == pytest.approx(steps + sheets, abs=0.16)
+    assert money == pytest.approx(2 * whole, abs=0.11)
+
+
+def test_pictures_at_intervals_are_counted(tmp_path: Path) -> None:
+    """Sheets of four at steps 40, 80 and 100; at 30, 60, 90 and 100 six pictures of prompts: one and a half."""
+    base = written("text", tmp_path / "base")
+    validation = {"every": 30, "prompts": ["two", "four"], "pictures": 3}
+    train = {**config("label", tmp_path)["train"], "steps": 100, "sample_every": 40}
+    data = {"source": "mnist", "path": str(digits()), "size": 32, "captions": True}
+    sample = {"count": 4, "conditions": ["two"]}
+    own = {"output": str(tmp_path / "run"), "model": str(base), "data": data, "sample": sample}
+    run = validate({"task": "diffusion", **own, "validation": validation, "train": train}, "here")
+    found = preflight(run)
+    assert found is not None
+    assert found.drawing == pytest.approx((3 + 4 * 1.5) * found.rehearsed.sheet)
 
 
 def test_data_that_training_would_refuse(

@@ -13,7 +13,7 @@ from ldm.codec import PixelCodec, VAECodec
 from ldm.errors import UserError
 from ldm.images import to_pil
 from ldm.preview import LatentPreview, fit_preview, preview_of, probe_pictures
-from ldm.recorded import EMBEDDED
+from ldm.weights.embedded import DEFAULT, as_path
 from ldm.weights.model import load_model
 
 
@@ -55,7 +55,7 @@ def test_no_other_matrix_is_better() -> None:
 
 def test_it_shows_the_digits_of_the_embedded_model() -> None:
     """A real autoencoder, and a preview fitted to no digit: nine tenths of the correlation with what it decodes."""
-    codec = load_model(EMBEDDED).codec
+    codec = load_model(as_path(DEFAULT)).codec
     strokes = -torch.ones(6, 1, 32, 32)
     for k, picture in enumerate(strokes):
         picture[:, 6 + k : 26, 8 + 2 * k : 12 + 2 * k] = 1  # an upright

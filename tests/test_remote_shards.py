@@ -68,7 +68,7 @@ def test_what_is_wrong_behind_a_url_is_told(server, monkeypatch):
         opened(f"{url}/1.tar")
     with pytest.raises(UserError, match=r"http://.*/none/?: found no .tar files|there is no http://.*/none"):
         opened(f"{url}/none")
-    with pytest.raises(UserError, match=r"nosuch://x/0_stats\.json cannot be read: Protocol"):
+    with pytest.raises(UserError, match=r"nosuch://x/0\.tar cannot be read: Protocol"):
         opened("nosuch://x/0.tar")
     found = opened(f"{url}/00000.tar")
     handler.breaks = 10**6

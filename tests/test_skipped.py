@@ -49,6 +49,15 @@ def test_the_first_stops_a_run_that_allows_none(workers, folder, tmp_path, capsy
     assert f"skipped: {folder}" in capsys.readouterr().err
 
 
+def test_who_stops_says_how_to_go_on(folder, tmp_path):
+    """Also where a sample finds nothing to stand in for what it cannot open."""
+    for number in range(PICTURES):
+        file = folder / f"{number}.png"
+        file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"in a row cannot be used: .*\.png.*`ldm data check` lists .*data\.skip_bad"):
+        trained("toy", tmp_path / "run", **settings(folder))
+
+
 def test_some_may_be_allowed_and_are_counted_once(folder, tmp_path):
     """Six steps of four samples are two epochs: each comes twice, and again after resuming."""
     run = tmp_path / "run"

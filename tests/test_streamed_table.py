@@ -12,6 +12,7 @@ from tar_shards import colour_of, picture
 
 from ldm.data import shards
 from ldm.data.example import BadExample
+from ldm.data.split import thin_out
 from ldm.data.streamed_table import StreamedTableConfig, StreamedTableSource
 from ldm.errors import UserError
 
@@ -112,6 +113,10 @@ def test_a_data_set_is_found_by_its_name(tmp_path):
     write_tables(tmp_path / "birds" / "data")
     found = StreamedTableSource(StreamedTableConfig(hub=str(tmp_path / "birds")))
     assert sorted(number(found.read(k)) for k in range(72)) == list(range(72))
+    with pytest.raises(UserError, match=r"limit takes a part.*: say `source: hub` and `path: .*birds`"):
+        thin_out(found, 3)
+    with pytest.raises(UserError, match=r"limit takes a part.*: say `source: parquet` in place of `source: stream`"):
+        thin_out(opened(tmp_path / "birds" / "data"), 3)
     with pytest.raises(UserError, match="has no split 'test'"):
         StreamedTableSource(StreamedTableConfig(hub=str(tmp_path / "birds"), split="test"))
     (tmp_path / "texts").mkdir()

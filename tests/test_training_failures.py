@@ -125,6 +125,8 @@ def test_missing_and_empty_folders_of_a_latent_model(tmp_path, capsys):
         ("clip", {"data__captions": False}, "text file beside each picture"),
         ("clip", {"image__patch_size": 5}, "a multiple of image.patch_size"),
         ("vae", {"captions": {"prefix": "a "}}, "captions does nothing for an autoencoder"),
+        ("label", {"captions": {"prefix": "a "}}, "captions does nothing for a model that reads none"),
+        ("toy", {"captions": {"shuffle": True}}, "captions does nothing for a model that reads none"),
         ("toy", {"train__gradient_checkpointing": True}, "does nothing for a toy network"),
         ("vae", {"data__size": 30}, "not a multiple of the codec's factor 4"),
         ("vae", {"vae__in_channels": 3}, "vae.in_channels is 3, but the pictures have 1"),

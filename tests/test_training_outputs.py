@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import command, config, config_file, trained
 
 from ldm.config import load_config, validate
+from ldm.errors import UserError
 from ldm.training.journal import Journal, read_log
 
 SETTINGS = {"train__trackers": ["tensorboard"], "train__sample_every": 2, "train__log_every": 2, "train__steps": 5}
@@ -116,6 +118,29 @@ def test_a_journal_drops_what_will_be_done_again(tmp_path):
         {"step": 2, "loss": 1.0},
         {"step": 3, "loss": 9.0},
     ]
+
+
+@pytest.mark.parametrize("line", ['{"loss": 1.0}', '{"step": 2, "lo', "[2]", "\\xff", '{"step": "2"}', ""])
+def test_a_damaged_line_of_the_log_is_named(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    lines = ['{"step": 1}', line, '{"step": 3}']
+    path.write_bytes("\n".join(lines).encode().replace(b"\\xff", b"\xff") + b"\n")
+    with pytest.raises(UserError, match=rf"^{path}, line 2 is damaged: .*delete the line"):
+        Journal(tmp_path, 3)
+
+
+def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ldm.training.progress._EVERY", 0.0)
+    trained("label", tmp_path / "run", train__log_every=2, train__steps=5)
+    said = capsys.readouterr().err.splitlines()
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    assert [record["step"] for record in log] == [2, 4, 5]
+    assert len(said) == 3
+    for line, record in zip(said, log, strict=True):
+        rate = f"{record['images_per_second']:.0f}"
+        told = f"step {record['step']} of 5: loss {record['loss']:.4f}, img/s {rate}, "
+        assert re.fullmatch(re.escape(told) + r"\d\d:\d\d left", line)
+    assert said[-1].endswith(" 00:00 left")
 
 
 def test_nothing_but_the_result_is_printed(tmp_path, capfd):

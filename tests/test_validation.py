@@ -321,7 +321,7 @@ def test_a_stream_is_not_looked_through_for_copies(base, tmp_path):
     write_shards(tmp_path, [8])
     data = {"source": "webdataset", "path": str(tmp_path), "colours": "grey"}
     frame = {"resolution": 32, "step": 32, "buckets": False}
-    with pytest.raises(UserError, match="memorised looks through the training pictures, which a stream"):
+    with pytest.raises(UserError, match=r"memorised looks through the training pictures, and .* is a stream"):
         task_of(base, tmp_path / "run", data=data, frame=frame, memorised={})
 
 
@@ -343,6 +343,10 @@ def test_pictures_of_the_class_are_drawn_once(base, tmp_path):
         of_class = [key.startswith("class picture") for key in batch.keys]
         assert sum(of_class) == 2
         assert all(c == "two" for c, own in zip(batch.captions, of_class, strict=True) if own)
+    prior["prior"]["generate"]["count"] = 3  # what a larger count left stays, and is not learned from
+    fewer = task_of(base, tmp_path / "run", **prior).samples.plan.parts[-1]
+    assert [fewer.key(i) for i in range(len(fewer))] == [f"class picture {k:05}.png" for k in range(3)]
+    assert all(file.is_file() for file in files)
     with pytest.raises(UserError, match="drawn in another way: delete it to draw anew"):
         task_of(base, tmp_path / "run", prior={"generate": {"prompt": "four", "count": 5}})
 

@@ -197,7 +197,8 @@ def too_many(left_out: Sequence[Skipped], allowed: int) -> str:
     """What to say when more pictures cannot be used than ``skip_bad`` allows."""
     shown = "".join(f"\n  {skipped.message}" for skipped in left_out[:5])
     more = f"\n  and {len(left_out) - 5} more" if len(left_out) > 5 else ""
-    return f"{len(left_out)} pictures cannot be used, and data.skip_bad allows {allowed}:{shown}{more}"
+    told = f"{len(left_out)} pictures cannot be used, and data.skip_bad allows {allowed}:{shown}{more}"
+    return f"{told}\n`ldm data check` lists all of them"
 
 
 def find_left_out(shards: Sequence[Shard], places: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,14 +40,14 @@ class Shelf:
             shard = read_shard(path)
             if _values(shard.note["recipe"]) != _values(self._told()):
                 told |= dict.fromkeys(differences(read_recipe(shard.note["recipe"]), self.recipe))
-                path.unlink()
+                _discard(path, "is stale")
         return list(told)
 
     def discard_empty(self) -> None:
         """Delete shards of which every row was left out, so that these are tried again."""
         for shard in self.shards():
             if not shard.rows:
-                shard.path.unlink()
+                _discard(shard.path, "has no picture that could be used")
 
     def shards(self) -> list[Shard]:
         """What the shards say of themselves."""
@@ -77,13 +78,25 @@ def discard_damaged(known: Mapping[str, list[int]], files: Sequence[Path]) -> li
     Args:
         known: states in which files were found whole; those that are still in them are not read again.
         files: which to look at.
+
+    Raises:
+        UserError: one cannot be deleted.
     """
     told = []
     for path in files:
         if known.get(path.name) != state_of(path) and not is_whole(path):
-            path.unlink()
+            _discard(path, "is damaged")
             told.append(f"{path.name} is damaged")
     return told
+
+
+def _discard(path: Path, fault: str) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        told = f"{path} {fault}, and {path.parent} cannot be written to, to make it again: {error.strerror}"
+        cure = "set cache.path to a folder of your own, or have its owner run `ldm data cache`"
+        raise UserError(f"{told}; {cure}") from error
 
 
 def check_folder(folder: Path) -> None:
@@ -102,9 +115,10 @@ def check_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what a killed process left half written."""
+    """Delete what a killed process left half written; in a folder that is only read it does no harm."""
     for path in folder.glob("*.tmp"):
-        path.unlink()
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def read_contents(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -57,10 +57,6 @@ class Shards(Protocol):
         """
         ...
 
-    def listing(self) -> bytes:
-        """A digest that changes when a shard does."""
-        ...
-
 
 class _Head:
     """Reads spans of shards, and keeps the last shard open as more of it may be asked for."""

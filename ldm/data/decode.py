@@ -18,8 +18,16 @@ from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 
 from ldm.data.example import BadExample
-from ldm.errors import UserError
-from ldm.open_picture import ORIENTATION, QUARTER_TURNS, check_extent, opened, opened_stream, picture_trouble, plain
+from ldm.open_picture import (
+    ORIENTATION,
+    QUARTER_TURNS,
+    BadPicture,
+    check_extent,
+    opened,
+    opened_stream,
+    picture_trouble,
+    plain,
+)
 
 Stored = Path | bytes | BinaryIO  # a file, what one holds, or one that is open
 _MODES: dict[int, Literal["RGB", "L"]] = {1: "L", 3: "RGB"}
@@ -83,10 +91,8 @@ def _open(stored: Stored, key: str, name: str | None) -> Iterator[tuple[Image.Im
             path = Path(name or key)
             with opened_stream(io.BytesIO(stored) if isinstance(stored, bytes) else stored, path) as image:
                 yield image, path
-    except BadExample:
-        raise
-    except UserError as error:
-        raise BadExample(key, str(error)) from error
+    except BadPicture as error:
+        raise BadExample(key, str(error), error.fault) from error
 
 
 def _upright_size(image: Image.Image, path: Path) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from ldm.errors import UserError
+from ldm.open_picture import PictureFault
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class BadExample(UserError):
 
     Attributes:
         key: of the example.
+        fault: of its picture; None where that is not what is wrong.
     """
 
-    def __init__(self, key: str, message: str) -> None:
+    def __init__(self, key: str, message: str, fault: PictureFault | None = None) -> None:
         super().__init__(message)
-        self.key = key
+        self.key, self.fault = key, fault
 
 
 class Source(Protocol):

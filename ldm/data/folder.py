@@ -19,13 +19,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ldm.data.decode import Stored
 from ldm.data.example import BadExample, Words
 from ldm.data.folder_files import FolderFiles
 from ldm.data.folder_rows import Row, find_rows
+from ldm.data.packed import Packed
 from ldm.data.pictures import Columns, PictureConfig, Pictures, as_tuple, clean
 from ldm.errors import UserError
 
@@ -102,15 +102,18 @@ class FolderSource(Pictures):
         super().__init__(config, f"{config.path} ({found.layout})", os.path.realpath(self._files.root))
         self.captioned, self.num_classes, self.orphans = found.captioned, found.num_classes, found.orphans
         self.layout, self.classes = found.layout, found.classes
-        self._rows = _Packed(found.rows)
+        self._rows = Packed.of([json.dumps(row, separators=(",", ":")).encode() for row in found.rows])
         states = [self._state_of(row.path) for row in found.rows]
         self._arrange([row.key for row in found.rows], states, [row.times for row in found.rows])
 
+    def _row(self, row: int) -> Row:
+        return Row.unpacked(json.loads(self._rows[row]))
+
     def _key(self, row: int) -> str:
-        return self._rows[row].key
+        return self._row(row).key
 
     def _words(self, row: int) -> Words:
-        found = self._rows[row]
+        found = self._row(row)
         if found.fault is not None:
             raise BadExample(found.key, found.fault)
         beside = [self._read_caption(name, found.key) for name in found.sidecars]
@@ -127,26 +130,13 @@ class FolderSource(Pictures):
         return clean(held.decode("utf-8-sig", "surrogateescape"), key, f"the caption {path}")
 
     def _stored(self, row: int) -> Stored:
-        found = self._rows[row]
+        found = self._row(row)
         if found.path is None:
             raise BadExample(found.key, found.fault or "there is no picture")
         return self._files.root / found.path
 
     def _state(self, row: int) -> bytes:
-        return self._state_of(self._rows[row].path)
+        return self._state_of(self._row(row).path)
 
     def _state_of(self, path: str | None) -> bytes:
         return b"" if path is None else self._files.state(path)
-
-
-class _Packed:
-    """Rows in one piece of memory, which worker processes share: counting references to objects would copy them."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        packed = [json.dumps(row, separators=(",", ":")).encode() for row in rows]
-        self._ends = np.cumsum([len(row) for row in packed], dtype=np.int64)
-        self._content = b"".join(packed)
-
-    def __getitem__(self, row: int) -> Row:
-        start = int(self._ends[row - 1]) if row else 0
-        return Row.unpacked(json.loads(self._content[start : int(self._ends[row])]))

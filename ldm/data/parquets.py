@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from ldm.data.cursor import Row
-from ldm.data.shards import digest, open_shard, remembered, short_names
+from ldm.data.shards import open_shard, remembered, short_names
 from ldm.errors import UserError, need
 
 _BATCH = 16  # rows turned into Python's objects at a time
@@ -39,9 +39,6 @@ class ParquetShards:
 
     def open(self, shard: int) -> ParquetReader:
         return ParquetReader(self._places[shard], self.names[shard], self._groups[shard], self._columns)
-
-    def listing(self) -> bytes:
-        return digest(self.names, self._places, self.counts, self._columns)
 
 
 class ParquetReader:

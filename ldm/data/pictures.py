@@ -101,17 +101,25 @@ class Pictures(abc.ABC):
 
     def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
         """Open an example; see ``Source.read``."""
+        words = self.words(index)
+        image, original = self.picture(index, least)
+        return Example(image, words.label, words.captions, self.key(index), original)
+
+    def picture(self, index: int, least: tuple[int, int] | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """The picture of an example, whatever its words are: what ``decode`` gives.
+
+        Raises:
+            BadExample: it cannot be opened.
+        """
         row = int(self._order[index])
-        key, words = self._key(row), self._words(row)
-        image, original = decode(
+        return decode(
             self._stored(row),
-            key,
+            self._key(row),
             name=self._called(row),
             channels=self.channels,
             background=self._background,
             least=least,
         )
-        return Example(image, words.label, words.captions, key, original)
 
     def stamp(self, index: int) -> str:
         """What changes when the picture of an example does, or the way in which it is read."""

@@ -19,6 +19,7 @@ from ldm.data.example import Source
 from ldm.data.framing import Buckets
 from ldm.data.mixture import Mixture
 from ldm.data.order import mix, permutation, share, shuffled
+from ldm.data.streaming import no_stream
 from ldm.errors import UserError
 
 _STRETCH = 1024  # steps over which the turns of buckets are shuffled
@@ -150,10 +151,7 @@ def _by_bucket(part: Source, buckets: Buckets | None) -> list[Tensor | None]:
     if buckets is None or len(buckets.shapes) == 1:
         return [None]
     if part.sizes is None:
-        raise UserError(
-            f"{part.name} is a stream, and the sizes of its pictures are not known beforehand: "
-            "set frame.buckets to false"
-        )
+        raise no_stream("frame.buckets sorts pictures by their sizes", part, "set frame.buckets to false")
     found = buckets.assign(part.sizes)
     order = found.argsort(stable=True)
     counts = torch.bincount(found, minlength=len(buckets.shapes)).tolist()

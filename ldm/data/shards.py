@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import io
 import json
 import os
@@ -21,8 +20,8 @@ from typing import Any, BinaryIO, TypeVar
 
 from tqdm import tqdm
 
+from ldm.data.user_cache import cache_file, keep, one_at_a_time, recall
 from ldm.errors import UserError
-from ldm.publishing import write_whole
 
 T = TypeVar("T")
 
@@ -30,7 +29,6 @@ _THREADS = 16  # most of the time is waiting for a network
 _WAITS = (1, 2, 4, 8)  # seconds before a read over a network is tried again
 _BUFFER = 2**17  # bytes; a small sample with the header of the next one
 _IN_A_URL = "://"
-_CHECKSUM = 32  # hexadecimal digits before what is remembered
 
 
 def find_shards(path: str | Sequence[str], ending: str) -> list[str]:
@@ -121,16 +119,21 @@ def reaching(url: str) -> Iterator[None]:
         raise UserError(f"{url} cannot be read: {str(error) or type(error).__name__}") from error
 
 
-def open_shard(place: str) -> BinaryIO:
+def open_shard(place: str, *, ahead: bool = True) -> BinaryIO:
     """Open a shard to read from anywhere in it.
+
+    Args:
+        place: its path or URL.
+        ahead: more is read than asked for, as suits who goes on from there.
 
     Raises:
         UserError: it cannot be opened.
     """
     if is_remote(place):
-        return io.BufferedReader(_Patient(place), _BUFFER)
+        patient: Any = _Patient(place, ahead)
+        return io.BufferedReader(patient, _BUFFER) if ahead else patient
     try:
-        return open(place, "rb", buffering=_BUFFER)
+        return open(place, "rb", buffering=_BUFFER if ahead else 0)
     except OSError as error:
         raise UserError(f"{place} cannot be opened: {error}") from error
 
@@ -169,8 +172,9 @@ class _Patient(io.RawIOBase):
         UserError: there is no such file, or the connection is lost for good.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ahead: bool) -> None:
         self._url, self._at = url, 0
+        self._how = {} if ahead else {"cache_type": "none"}
         self._file: Any = None
         self._size: int = self._try(lambda file: file.size)
 
@@ -192,7 +196,7 @@ class _Patient(io.RawIOBase):
 
             # A file system belongs to its process, so it is looked up anew: after a fork it is another one.
             system, path = fsspec.core.url_to_fs(self._url)
-            self._file = system.open(path, "rb")
+            self._file = system.open(path, "rb", **self._how)
         return self._file
 
     def readable(self) -> bool:
@@ -256,52 +260,36 @@ def remembered(places: Sequence[str], find: Callable[[str], Any], told: str) -> 
     Raises:
         UserError: a shard cannot be reached, or whatever ``find`` raises.
     """
-    places = [place if is_remote(place) else os.path.realpath(place) for place in places]
-    cache = _cache_of(places)
-    known = _load(cache)
-    states = together(state_of, places, "looking at shards")
-    fresh = [place for place, state in zip(places, states, strict=True) if known.get(place, [None])[0] != state]
-    found = dict(zip(fresh, together(find, fresh, told), strict=True))
-    for place, state in zip(places, states, strict=True):
-        if place in found:
-            known[place] = [state, found[place]]
-    if fresh and cache is not None:
-        _save(cache, known)
-    return [known[place][1] for place in places]
+    places = [real(place) for place in places]
+    cache = cache_of(places)
+    states = dict(zip(places, together(state_of, places, "looking at shards"), strict=True))
+    known = _current(cache, states)
+    if len(known) < len(states):
+        with one_at_a_time(cache):
+            known = _current(cache, states)  # another process may just have found them
+            fresh = [place for place in states if place not in known]
+            known |= zip(fresh, together(find, fresh, told), strict=True)
+            news = {place: [states[place], known[place]] for place in fresh}
+            keep(cache, json.dumps(_load(cache) | news).encode())  # those of other shards in this folder stay
+    return [known[place] for place in places]
 
 
-def digest(names: Sequence[str], places: Sequence[str], *more: object) -> bytes:
-    """Tells these shards, as they are now, from others."""
-    states = together(state_of, places, "looking at shards")
-    return hashlib.blake2b(json.dumps([list(names), states, *map(str, more)]).encode(), digest_size=32).digest()
+def real(place: str) -> str:
+    """A path or URL by which the same shard is known from everywhere."""
+    return place if is_remote(place) else os.path.realpath(place)
 
 
-def _cache_of(places: Sequence[str]) -> Path | None:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if base.startswith("~"):  # a user without a home, as in some containers
-        return None
-    folder = os.path.dirname(places[0]).encode(errors="surrogateescape")
-    return Path(base) / "ldm" / "shards" / f"{hashlib.blake2b(folder, digest_size=16).hexdigest()}.json"
+def cache_of(places: Sequence[str]) -> Path | None:
+    """Where what is found in shards of this folder is kept."""
+    found = cache_file("shards", os.path.dirname(places[0]))
+    return found and found.with_suffix(".json")
 
 
 def _load(cache: Path | None) -> dict[str, list[Any]]:
-    try:
-        held = cache.read_bytes() if cache else b""
-    except OSError:  # none yet
-        return {}
-    checksum, content = held[:_CHECKSUM], held[_CHECKSUM:]
-    # a wrong number would be believed; and damage does no harm, as it is only a cache
-    return json.loads(content) if checksum == _checksum(content) else {}
+    return json.loads(recall(cache) or b"{}")
 
 
-def _checksum(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_CHECKSUM // 2).hexdigest().encode()
-
-
-def _save(cache: Path, known: dict[str, list[Any]]) -> None:
-    own = cache.with_name(f"{cache.name}.{os.getpid()}")  # every process of a run may come here at once
-    with contextlib.suppress(OSError):  # a home that cannot be written: shards are counted again next time
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(known).encode()
-        write_whole(own, lambda path: path.write_bytes(_checksum(content) + content))
-        os.replace(own, cache)
+def _current(cache: Path | None, states: dict[str, str]) -> dict[str, Any]:
+    """What is kept of those shards that are as they were."""
+    known = _load(cache)
+    return {place: known[place][1] for place, state in states.items() if known.get(place, [None])[0] == state}

@@ -6,9 +6,7 @@ change: a picture that changed is another one. So the file cannot be out of date
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.data.example import BadExample
-from ldm.publishing import write_whole
+from ldm.data.user_cache import cache_file, keep, one_at_a_time, recall
 
 Size = tuple[int, int]
 
@@ -39,15 +37,28 @@ def read_sizes(name: str, states: Sequence[bytes], read: Callable[[int], Size]) 
     Returns:
         (N, 2) int32; and (N,) bool, whether the size could be read. Where it could not, the commonest size stands in.
     """
-    place = _place(name)
+    place = cache_file("sizes", name)
     hashes = [hashlib.blake2b(state, digest_size=16).digest() for state in states]
-    known = _load(place)
-    found = np.array([known.get(one, (0, 0)) for one in hashes], np.int32).reshape(-1, 2)
-    missing = np.flatnonzero(found[:, 0] == 0)
-    if len(missing):
-        found[missing] = _read_headers(missing.tolist(), read)
-        if len(missing) >= _WORTH_KEEPING:
+    found = _known(place, hashes)
+    missing = int((found[:, 0] == 0).sum())
+    if missing >= _WORTH_KEEPING:
+        with one_at_a_time(place):
+            found = _read_missing(_known(place, hashes), read)
             _save(place, hashes, found)
+    elif missing:
+        found = _read_missing(found, read)
+    return with_stand_ins(found)
+
+
+def with_stand_ins(found: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Sizes as a source has them.
+
+    Args:
+        found: (N, 2) int32, heights and widths; zeros where they could not be read.
+
+    Returns:
+        The same with the commonest size in place of zeros; and (N,) bool, whether the size could be read.
+    """
     sizes, readable = torch.from_numpy(found), torch.from_numpy(found[:, 0] > 0)
     if readable.any():
         several, counts = torch.unique(sizes[readable], dim=0, return_counts=True)
@@ -55,6 +66,18 @@ def read_sizes(name: str, states: Sequence[bytes], read: Callable[[int], Size]) 
     else:
         sizes.fill_(1)
     return sizes, readable
+
+
+def _known(place: Path | None, hashes: Sequence[bytes]) -> np.ndarray:
+    known = _load(place)
+    return np.array([known.get(one, (0, 0)) for one in hashes], np.int32).reshape(-1, 2)
+
+
+def _read_missing(found: np.ndarray, read: Callable[[int], Size]) -> np.ndarray:
+    missing = np.flatnonzero(found[:, 0] == 0)
+    if len(missing):
+        found[missing] = _read_headers(missing.tolist(), read)
+    return found
 
 
 def _read_headers(numbers: list[int], read: Callable[[int], Size]) -> list[Size]:
@@ -69,26 +92,8 @@ def _read_headers(numbers: list[int], read: Callable[[int], Size]) -> list[Size]
         return list(tqdm(sizes, "reading sizes", len(numbers), unit=" pictures", disable=None, leave=False, delay=1))
 
 
-def _place(name: str) -> Path | None:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if base.startswith("~"):  # a user without a home, as in some containers
-        return None
-    return (
-        Path(base)
-        / "ldm"
-        / "sizes"
-        / hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    )
-
-
 def _load(place: Path | None) -> dict[bytes, Size]:
-    try:
-        held = place.read_bytes() if place else b""
-    except OSError:  # none yet
-        return {}
-    checksum, content = held[:16], held[16:]
-    if hashlib.blake2b(content, digest_size=16).digest() != checksum:  # damaged: it is only a cache
-        return {}
+    content = recall(place) or b""
     records = np.frombuffer(content, _RECORD)
     # a field of S16 loses trailing zeros, so the hashes are taken from the bytes
     hashes = [content[i : i + 16] for i in range(0, len(content), _RECORD.itemsize)]
@@ -96,16 +101,8 @@ def _load(place: Path | None) -> dict[bytes, Size]:
 
 
 def _save(place: Path | None, hashes: Sequence[bytes], sizes: np.ndarray) -> None:
-    if place is None:
-        return
     readable = np.flatnonzero(sizes[:, 0])
     records = np.empty(len(readable), _RECORD)
     records["state"] = [hashes[i] for i in readable.tolist()]
     records["height"], records["width"] = sizes[readable].T
-    content = records.tobytes()
-    held = hashlib.blake2b(content, digest_size=16).digest() + content
-    own = place.with_name(f"{place.name}.{os.getpid()}")  # every process of a run may come here at once
-    with contextlib.suppress(OSError):  # a home that cannot be written: the headers are read again next time
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(own, lambda path: path.write_bytes(held))
-        os.replace(own, place)
+    keep(place, records.tobytes())

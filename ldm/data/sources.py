@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from ldm.data.example import Source
 from ldm.data.folder import FolderConfig, FolderSource
+from ldm.data.indexed_tars import IndexedTarSource
 from ldm.data.mixture import Mixture
 from ldm.data.mnist import MnistConfig, MnistSource
 from ldm.data.streamed_table import StreamedTableConfig
@@ -69,6 +70,10 @@ def _mixed(config: MixConfig) -> Mixture:
     return Mixture(parts, [each.weight or len(part) for each, part in zip(config.sources, parts, strict=True)])
 
 
+def _tars(config: WebDatasetConfig) -> Source:
+    return IndexedTarSource(config) if config.indexed else WebDatasetSource(config)
+
+
 def _streamed(config: StreamedTableConfig) -> Source:
     from ldm.data.streamed_table import StreamedTableSource
 
@@ -80,7 +85,7 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
     "folder": FolderSource,
     "parquet": ParquetSource,
     "hub": HubSource,
-    "webdataset": WebDatasetSource,
+    "webdataset": _tars,
     "stream": _streamed,
     "mix": _mixed,
 }

@@ -8,6 +8,7 @@ from torch import Tensor
 from ldm.data.example import Example, Source, Words
 from ldm.data.mixture import Mixture
 from ldm.data.order import mix
+from ldm.data.streaming import no_stream
 from ldm.errors import UserError
 
 
@@ -49,7 +50,7 @@ def thin_out(source: Source, count: int) -> Source:
         parts = [thin_out(part, max(1, n)) for part, n in zip(source.parts, _shares(source, count), strict=True)]
         return Mixture(parts, source.weights)
     if source.stream:
-        raise UserError(f"{source.name} is a stream, of which no part can be taken: leave out limit")
+        raise no_stream("limit takes a part of the pictures", source, "leave out limit")
     if count >= len(source):
         return source
     return Chosen(source, torch.arange(count) * len(source) // count)
@@ -79,7 +80,7 @@ def hold_out(source: Source, count: int, seed: int) -> tuple[Source, Source]:
         held = [b for _, b in halves if len(b)]
         return kept, held[0] if len(held) == 1 else Mixture(held, [len(part) for part in held])
     if source.stream:
-        raise UserError(f"{source.name} is a stream, of which nothing can be held out: set validation.count to 0")
+        raise no_stream("validation.count holds pictures out of training", source, "set it to 0")
     first: dict[str, int] = {}
     same = torch.tensor([first.setdefault(source.key(i), i) for i in range(len(source))])
     distinct = torch.tensor(list(first.values()))

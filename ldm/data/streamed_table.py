@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from ldm.data.parquets import ParquetShards, schema_of
 from ldm.data.pictures import Columns, as_tuple, clean_all
 from ldm.data.shards import find_shards
 from ldm.data.streaming import Least, Stream, StreamConfig
+from ldm.data.table import check_columns
 from ldm.errors import UserError, need
 
 _PARQUET = ".parquet"
@@ -70,8 +70,11 @@ class StreamedTableSource(Stream):
         captions = as_tuple(config.caption_column)
         columns = (config.image_column, *captions, *as_tuple(config.label_column))
         schema = schema_of(places[0])
-        _check_columns(schema, columns, name)
+        check_columns(schema.names, columns, name)
+        _check_pictures(schema, config.image_column, name)
         config = _with_classes(config, schema, name)
+        same = f"`source: hub` and `path: {config.hub}`" if config.hub else "`source: parquet`"
+        self.instead = f"say {same} in place of `source: stream`"
         shards = ParquetShards(places, list(dict.fromkeys(columns)))
         super().__init__(config, name, shards, bool(captions), _Reading(config))
 
@@ -99,17 +102,12 @@ def _hub_files(config: StreamedTableConfig) -> list[str]:
     return found
 
 
-def _check_columns(schema: Any, columns: Sequence[str], name: str) -> None:
-    for column in columns:
-        if column not in schema.names:
-            there = ", ".join(map(repr, schema.names))
-            told = "name another in image_column, caption_column or label_column; caption_column: null for none"
-            raise UserError(f"{name} has no column {column!r} (it has {there}): {told}")
+def _check_pictures(schema: Any, column: str, name: str) -> None:
     arrow = need("pyarrow", "stream")
-    kind = schema.field(columns[0]).type
+    kind = schema.field(column).type
     held = kind.field("bytes").type if arrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (arrow.types.is_binary(held) or arrow.types.is_large_binary(held)):
-        raise UserError(f"{name}: {columns[0]} holds {kind}, and should hold pictures as bytes or as {{bytes, path}}")
+        raise UserError(f"{name}: {column} holds {kind}, and should hold pictures as bytes or as {{bytes, path}}")
 
 
 def _with_classes(config: StreamedTableConfig, schema: Any, name: str) -> StreamedTableConfig:

@@ -10,15 +10,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 from torch import Tensor
 
 from ldm.data.cursor import Cursor, Row, Shards
-from ldm.data.example import BadExample, Example, Words
+from ldm.data.example import BadExample, Example, Source, Words
 from ldm.data.labels import number_labels
 from ldm.data.lanes import Lanes
+from ldm.data.mixture import Mixture
 from ldm.data.pictures import PictureConfig, read_skipped
 from ldm.errors import UserError
 
@@ -70,11 +71,15 @@ class Stream:
         captioned: whether they have captions.
         example: makes an example of a sample as it is stored; raises ``BadExample``. It goes to other processes.
 
+    Attributes:
+        instead: the settings that make an ordinary source of the same samples.
+
     Raises:
         UserError: there are no samples, or the list of samples to leave out is of other data.
     """
 
     stream: bool = True
+    instead: str
     sizes: Tensor | None = None
 
     def __init__(
@@ -86,7 +91,7 @@ class Stream:
         self._config, self._shards, self._example = config, shards, example
         if not sum(shards.counts):
             raise UserError(f"{name} has no samples")
-        self._skipped = _skipped(config.skip, shards.names, name)
+        self._skipped = skipped_of(config.skip, shards.names, name)
         self._cursors: dict[int, Cursor] = {}
         self._owner = os.getpid()
         self.arrange(1, 0)
@@ -136,10 +141,6 @@ class Stream:
             finally:
                 reader.close()
 
-    def listing(self) -> bytes:
-        """A digest of all that ``scan`` gives, taken without reading it: caches are known by it."""
-        return self._shards.listing()
-
     def key(self, index: int) -> str:
         raise TypeError("the samples of a stream have keys once they are read")
 
@@ -158,14 +159,32 @@ class Stream:
         return {**self.__dict__, "_cursors": {}}
 
 
+def no_stream(use: str, source: Source, otherwise: str) -> UserError:
+    """What to say where a stream will not do, as samples are to be found again, or known before they are read.
+
+    Args:
+        use: what wants that of the samples.
+        source: with a stream in it.
+        otherwise: what to do where the source is to stay a stream.
+    """
+    parts = source.parts if isinstance(source, Mixture) else (source,)
+    stream = next(cast(Stream, part) for part in parts if part.stream)
+    told = f"{use}, and {stream.name} is a stream, whose samples come as they come"
+    return UserError(f"{told}: {stream.instead}; or {otherwise}")
+
+
 def _open(example: Callable[[Row, Least], Example], row: Row, least: Least = None) -> Example:
     if row.trouble:
         raise BadExample(row.key, row.trouble)
     return example(row, least)
 
 
-def _skipped(path: Path | None, shards: Sequence[str], name: str) -> frozenset[str]:
-    """The keys in a list of samples to leave out."""
+def skipped_of(path: Path | None, shards: Sequence[str], name: str) -> frozenset[str]:
+    """The keys in a list of samples of shards to leave out.
+
+    Raises:
+        UserError: the list cannot be read, or is of other data.
+    """
     keys = read_skipped(path)
     if keys and {folder for key in keys for folder in _folders(key)}.isdisjoint(shards):
         raise UserError(f"skip: no line of {path} is of a shard of {name}; one is {min(keys)!r}")

@@ -80,7 +80,7 @@ class TableSource(Pictures):
     def __init__(self, config: TableConfig, table: Any, name: str) -> None:
         captions = as_tuple(config.caption_column)
         labels = () if config.label_column is None else (config.label_column,)
-        _check_columns(table, (config.image_column, *captions, *labels), name)
+        check_columns(table.column_names, (config.image_column, *captions, *labels), name)
         if config.classes is not None and not labels:
             raise UserError("classes does nothing without a label_column")
         super().__init__(config, name, table._fingerprint)  # of the data and of how they were read; there is no other
@@ -193,12 +193,16 @@ def _load(called: str, place: str, **options: Any) -> Any:
         raise UserError(f"{called} cannot be read: {reason}") from error
 
 
-def _check_columns(table: Any, columns: Sequence[str], name: str) -> None:
-    for column in columns:
-        if column not in table.column_names:
-            there = ", ".join(map(repr, table.column_names))
+def check_columns(there: Sequence[str], wanted: Sequence[str], name: str) -> None:
+    """Refuse a table without a column that the settings name.
+
+    Raises:
+        UserError: it lacks one; the message has those that are there.
+    """
+    for column in wanted:
+        if column not in there:
             told = "name another in image_column, caption_column or label_column; caption_column: null for none"
-            raise UserError(f"{name} has no column {column!r} (it has {there}): {told}")
+            raise UserError(f"{name} has no column {column!r} (it has {', '.join(map(repr, there))}): {told}")
 
 
 def _undecoded(table: Any, column: str, name: str) -> Any:

@@ -8,83 +8,176 @@ without naming it. ``benchmarks/streaming.py`` has both side by side.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import re
 import tarfile
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Self
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, BinaryIO
 
 from ldm.data.cursor import Row
-from ldm.data.shards import digest, find_shards, is_remote, open_shard, read_if_there, remembered, short_names, together
+from ldm.data.shards import find_shards, is_remote, open_shard, read_if_there, remembered, short_names, together
+from ldm.data.tar_members import ending_of, samples_of
 from ldm.errors import UserError
 
-_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # a sample's name, and what tells its members apart
 _STATISTICS = "_stats.json"
+Look = Callable[[BinaryIO, tarfile.TarInfo], Any]
 
 
-class TarShards:
-    """Tars, and how many samples each holds.
-
-    The number is that in ``NNNNN_stats.json`` beside the tar, which img2dataset writes; or else the samples are counted
-    once, and the number is kept in the user's cache. Where a tar that was counted is damaged, what follows the damage
-    counts as one sample, which cannot be used.
+class Tars:
+    """The tars that a setting means, and what is read of their samples.
 
     Args:
         path: as for ``find_shards``.
         pictures: extensions of pictures, in order of preference.
         others: of further members that are read.
 
+    Attributes:
+        places: their paths or URLs.
+        names: of each, in the keys of its samples.
+
     Raises:
         UserError: there are none, or they cannot be reached.
     """
 
     def __init__(self, path: str | Sequence[str], pictures: Sequence[str], others: Sequence[str]) -> None:
-        self._places = find_shards(path, ".tar")
-        self._pictures, self._wanted = tuple(pictures), frozenset((*pictures, *others))
-        self.names = short_names(self._places)
-        self.counts = _counts(self._places)
+        self.places = find_shards(path, ".tar")
+        self.names = short_names(self.places)
+        self._read = tuple(pictures), frozenset((*pictures, *others))
 
-    def open(self, shard: int) -> TarReader:
-        place = self._places[shard]
-        return TarReader(place, self.names[shard], self.counts[shard], self._pictures, self._wanted)
+    def open(self, number: int) -> Tar:
+        return Tar(self.places[number], self.names[number], *self._read)
+
+    def look_through(self, place: str, called: str, name: str, look: Look) -> Tar:
+        """Open one of the tars to look at its pictures; arguments as of ``Tar``."""
+        return Tar(place, name, *self._read, called=called, look=look)
 
     def first(self, count: int) -> tuple[list[Row], list[str]]:
         """The first samples of the first tar that has any, at most ``count``, and the extensions of all their files."""
-        shard = next((shard for shard, held in enumerate(self.counts) if held), None)
-        if shard is None:
-            return [], []
-        reader = self.open(shard)
-        try:
-            rows = [row for row in reader.take(min(count, self.counts[shard])) if not row.trouble]
-            return rows, sorted(reader.endings)
-        finally:
-            reader.close()
-
-    def listing(self) -> bytes:
-        return digest(self.names, self._places, self.counts, self._pictures, sorted(self._wanted))
+        for number in range(len(self.places)):
+            with contextlib.closing(self.open(number)) as tar:
+                if rows := list(islice(tar.rows(), count)):
+                    return [row for row in rows if not row.trouble], sorted(tar.endings)
+        return [], []
 
 
-class TarReader:
-    """Reads the samples of a tar in sequence.
+class TarShards:
+    """Tars as shards of a stream, and how many samples each holds.
+
+    The number is that in ``NNNNN_stats.json`` beside the tar, which img2dataset writes; or else the samples are counted
+    once, and the number is kept in the user's cache. Where a tar that was counted is damaged, what follows the damage
+    counts as one sample, which cannot be used.
+
+    Raises:
+        UserError: a tar cannot be reached.
+    """
+
+    def __init__(self, tars: Tars) -> None:
+        self._tars, self.names = tars, tars.names
+        self.counts = _counts(tars.places)
+
+    def open(self, shard: int) -> TarReader:
+        return TarReader(self._tars.open(shard), self.counts[shard])
+
+
+class Tar:
+    """An open tar.
 
     Args:
         place: its path or URL.
         name: of the tar, in the keys of its samples.
-        count: samples it should have.
         pictures: extensions of pictures; the first that a sample has is in its key.
         wanted: extensions of the members to read; others are passed over.
+        called: what messages call it; ``place`` when not given.
+        look: gives what is wanted of a picture in place of its bytes, from the open tar and the member.
 
     Attributes:
-        endings: the extensions of all members of the samples that were taken.
+        called: see above.
+        endings: the extensions of all members of the samples that were read.
     """
 
-    def __init__(self, place: str, name: str, count: int, pictures: Sequence[str], wanted: frozenset[str]) -> None:
-        self._place, self._name, self._count = place, name, count
-        self._pictures, self._wanted = pictures, wanted
+    def __init__(
+        self,
+        place: str,
+        name: str,
+        pictures: Sequence[str],
+        wanted: frozenset[str],
+        *,
+        called: str | None = None,
+        look: Look | None = None,
+    ) -> None:
+        self.place, self.called = place, called or place
+        self._name, self._pictures, self._wanted, self._look = name, pictures, wanted, look
         self._file = open_shard(place)
-        self._samples = _samples(self._file)
-        self._done, self._damage = 0, ""
+        self._end = self._file.seek(0, io.SEEK_END)
+        self._file.seek(0)
+        self._samples = samples_of(self._file)
+        self._done = 0
         self.endings: set[str] = set()
+
+    def rows(self) -> Iterator[Row]:
+        """All samples; what a damage took counts as one, which comes with what is wrong.
+
+        Raises:
+            UserError: the tar can no longer be reached.
+        """
+        try:
+            while (found := self.next()) is not None:
+                yield self.read(*found)
+        except tarfile.ReadError as error:
+            yield self.lost(self._done + 1, self.damaged(error))
+
+    def next(self) -> tuple[str, list[tarfile.TarInfo]] | None:
+        """The name and members of the next sample, which are not read yet; None at the end.
+
+        Raises:
+            tarfile.ReadError: what follows is damaged.
+        """
+        found = next(self._samples, None)
+        self._done += found is not None
+        return found
+
+    def read(self, name: str, members: Sequence[tarfile.TarInfo]) -> Row:
+        """A sample."""
+        parts: dict[str, Any] = {}
+        trouble = ""
+        for member in members:
+            ending = ending_of(member)
+            self.endings.add(ending)
+            if ending in parts:
+                trouble = f"{self._name}/{name} has several .{ending} files: are two samples of one name?"
+            if ending in self._wanted:
+                parts[ending] = self._part(member, ending)
+                if member.offset_data + member.size > self._end:
+                    trouble = f"{self.called} is cut off in the middle of {member.name}"
+        picture = next((ending for ending in self._pictures if ending in parts), None)
+        key = f"{self._name}/{name}" + (f".{picture}" if picture else "")
+        return Row(key, parts, trouble)
+
+    def _part(self, member: tarfile.TarInfo, ending: str) -> Any:
+        if self._look is not None and ending in self._pictures:
+            return self._look(self._file, member)
+        self._file.seek(member.offset_data)
+        return self._file.read(member.size)
+
+    def damaged(self, error: tarfile.ReadError) -> str:
+        """What to say of a damage that ``next`` came to."""
+        return f"{self.called} is damaged behind its first {self._done} samples: {error}"
+
+    def lost(self, number: int, trouble: str) -> Row:
+        """What stands in the place of a sample, counted from 1, that is no more."""
+        return Row(f"{self._name}/#{number}", {}, trouble)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TarReader:
+    """Reads the samples of a tar in sequence, of which there should be ``count``."""
+
+    def __init__(self, tar: Tar, count: int) -> None:
+        self._tar, self._count = tar, count
+        self._done, self._damage = 0, ""
 
     def take(self, count: int) -> list[Row]:
         """The next samples; those that a damaged tar no longer has come with what is wrong.
@@ -92,7 +185,10 @@ class TarReader:
         Raises:
             UserError: the tar has more samples than it should, or it can no longer be reached.
         """
-        rows = [self._row(*self._next()) for _ in range(count)]
+        rows = []
+        for _ in range(count):
+            found = self._next()
+            rows.append(self._tar.lost(self._done, self._damage) if found is None else self._tar.read(*found))
         self._check_end()
         return rows
 
@@ -101,115 +197,30 @@ class TarReader:
             self._next()
 
     def close(self) -> None:
-        self._file.close()
+        self._tar.close()
 
-    def _next(self) -> tuple[str, list[tarfile.TarInfo]]:
-        """The name and members of the next sample, without members where there is none."""
+    def _next(self) -> tuple[str, list[tarfile.TarInfo]] | None:
+        """The name and members of the next sample; None where there is none."""
         found = None
         if not self._damage:
             try:
-                found = next(self._samples, None)
+                found = self._tar.next()
                 if found is None:
-                    self._damage = f"{self._place} ends after {self._done} of {self._count} samples"
+                    self._damage = f"{self._tar.place} ends after {self._done} of {self._count} samples"
             except tarfile.ReadError as error:
-                self._damage = f"{self._place} is damaged behind its first {self._done} samples: {error}"
+                self._damage = self._tar.damaged(error)
         self._done += 1
-        return found or (f"#{self._done}", [])
-
-    def _row(self, name: str, members: list[tarfile.TarInfo]) -> Row:
-        parts: dict[str, bytes] = {}
-        trouble = "" if members else self._damage
-        for member in members:
-            ending = _ending(member)
-            self.endings.add(ending)
-            if ending in parts:
-                trouble = f"{self._name}/{name} has several .{ending} files: are two samples of one name?"
-            if ending in self._wanted:
-                self._file.seek(member.offset_data)
-                parts[ending] = self._file.read(member.size)
-                if len(parts[ending]) < member.size:
-                    trouble = f"{self._place} is cut off in the middle of {member.name}"
-        picture = next((ending for ending in self._pictures if ending in parts), None)
-        key = f"{self._name}/{name}" + (f".{picture}" if picture else "")
-        return Row(key, parts, trouble)
+        return found
 
     def _check_end(self) -> None:
         if self._done == self._count and not self._damage:
             with contextlib.suppress(tarfile.ReadError):  # as when the end mark is missing: all samples were there
-                if next(self._samples, None) is not None:
+                if self._tar.next() is not None:
+                    place = self._tar.place
                     raise UserError(
-                        f"{self._place} has more samples than {self._count}, as {_beside(self._place)} has it: "
+                        f"{place} has more samples than {self._count}, as {_beside(place)} has it: "
                         "delete that file, and they are counted"
                     )
-
-
-def _samples(file: BinaryIO) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    """Name and members of each sample of a tar.
-
-    Raises:
-        tarfile.ReadError: where the tar is damaged, after the samples before that.
-    """
-    found = _members(file)
-    name, members = "", []
-    while isinstance(member := _next_member(found), tarfile.TarInfo):
-        parts = _NAME.fullmatch(member.name)
-        if parts is None or not member.isreg():
-            continue
-        if members and parts[1] != name:
-            yield name, members
-            members = []
-        name = parts[1]
-        members.append(member)
-    if members:
-        yield name, members
-    if member is not None:
-        raise member
-
-
-def _next_member(found: Iterator[tarfile.TarInfo]) -> tarfile.TarInfo | tarfile.ReadError | None:
-    """The next member; None at the end; what is wrong where the tar is damaged."""
-    try:
-        return next(found, None)
-    except tarfile.ReadError as error:
-        return error
-
-
-def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    # A name that is no UTF-8 has to go into lists and logs that are.
-    tar: Any = tarfile.TarFile(fileobj=file, mode="r", tarinfo=_Member, errors="backslashreplace")
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # it would keep all of them
-        yield member
-    # Where tarfile does not know a header, it takes the tar to end.
-    file.seek(tar.offset)
-    block = file.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE or any(block):
-        what = "damaged" if any(block) else "missing"
-        raise tarfile.ReadError(f"byte {tar.offset:,} should begin a file or the mark of the end, which is {what}")
-
-
-class _Member(tarfile.TarInfo):
-    """A member without the owner, mode and times that nobody asks for and that take most of the time of a header."""
-
-    __slots__ = ()
-
-    @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> Self:
-        """A plain file with a short name, read here; all else, damage too, is left to ``tarfile``."""
-        plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] == tarfile.REGTYPE and not buf[345]
-        try:
-            size, checksum = int(buf[124:136].strip(b" \0"), 8), int(buf[148:156].strip(b" \0"), 8)
-        except ValueError:
-            plain, size, checksum = False, 0, 0
-        if not plain or checksum != sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
-            return super().frombuf(buf, encoding, errors)
-        member = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
-        member.size = size
-        return member
-
-
-def _ending(member: tarfile.TarInfo) -> str:
-    return member.name.rpartition("/")[2].partition(".")[2].lower()
 
 
 def _beside(place: str) -> str:
@@ -244,7 +255,7 @@ def _count(place: str) -> int:
     count = 0
     with open_shard(place) as file:
         try:
-            for _ in _samples(file):
+            for _ in samples_of(file):
                 count += 1
         except tarfile.ReadError:
             count += 1  # where training comes to it, it says what is wrong

@@ -1,4 +1,7 @@
-"""WebDataset tars, as img2dataset writes them: ``000123.jpg``, ``000123.json`` and ``000123.txt`` follow each other."""
+"""WebDataset tars, as img2dataset writes them: ``000123.jpg``, ``000123.json`` and ``000123.txt`` follow each other.
+
+They are read as a stream; or, listed once, as pictures at random access: ``ldm.data.indexed_tars``.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ from pydantic import model_validator
 
 from ldm.data.cursor import Row
 from ldm.data.decode import decode
-from ldm.data.example import BadExample, Example
+from ldm.data.example import BadExample, Example, Words
 from ldm.data.pictures import Columns, as_tuple, clean
 from ldm.data.streaming import Least, Stream, StreamConfig
-from ldm.data.tars import TarShards
-from ldm.errors import UserError
+from ldm.data.tars import Tars, TarShards
+from ldm.errors import IdleError, UserError
 
 _JSON = "json"
 _LOOKED_AT = 20  # samples at the front, to see whether what the settings name is there
@@ -32,6 +35,10 @@ class WebDatasetConfig(StreamConfig):
         caption_key: extension of the file that is the caption, or ``json:KEY`` for a value of the sample's ``.json``,
             text or a list of texts; or several of these, all of which have to be there; null for none.
         label_key: extension of the file that holds the class, or ``json:KEY``.
+        indexed: all tars are read through once, to list where their samples are, and from then on a sample is opened
+            wherever it is: shuffled as a whole, and with caches, buckets and a validation split, as for a folder. The
+            list is kept in the user's cache. The pictures stay in the tars, which should be near, best on a disk.
+            ``shuffle``, ``processes`` and ``workers`` are of streams, and do nothing then.
     """
 
     source: Literal["webdataset"] = "webdataset"
@@ -39,9 +46,13 @@ class WebDatasetConfig(StreamConfig):
     extensions: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     caption_key: Columns = "txt"
     label_key: str | None = None
+    indexed: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> WebDatasetConfig:
+        for name in ("shuffle", "processes", "workers"):
+            if self.indexed and getattr(self, name) != type(self).model_fields[name].default:
+                raise IdleError(name, f"{name} does nothing while indexed is true: samples come in any order")
         if (self.label_key is None) != (self.classes is None):
             raise UserError("label_key and classes go together: where the class of a sample is, and which there are")
         for name in ("path", "extensions"):
@@ -58,13 +69,26 @@ class WebDatasetSource(Stream):
             settings name.
     """
 
+    instead = "set `indexed: true` beside `source: webdataset`, and the tars are listed once"
+
     def __init__(self, config: WebDatasetConfig) -> None:
-        places = as_tuple(config.path)
-        name = f"webdataset {places[0]}" + (f" and {len(places) - 1} more" if len(places) > 1 else "")
-        others = {key.partition(":")[0] for key in _keys(config)}
-        shards = TarShards(places, config.extensions, sorted(others))
-        _check_first(shards, config, name)
-        super().__init__(config, name, shards, bool(as_tuple(config.caption_key)), _Reading(config))
+        tars, name = open_tars(config)
+        super().__init__(config, name, TarShards(tars), bool(as_tuple(config.caption_key)), Reading(config))
+
+
+def open_tars(config: WebDatasetConfig) -> tuple[Tars, str]:
+    """The tars of a source, and what to call it.
+
+    Raises:
+        UserError: there are none, they cannot be reached, or their first samples have nothing of what the settings
+            name.
+    """
+    places = as_tuple(config.path)
+    name = f"webdataset {places[0]}" + (f" and {len(places) - 1} more" if len(places) > 1 else "")
+    others = {key.partition(":")[0] for key in _keys(config)}
+    tars = Tars(places, config.extensions, sorted(others))
+    _check_first(tars, config, name)
+    return tars, name
 
 
 def _keys(config: WebDatasetConfig) -> tuple[str, ...]:
@@ -72,9 +96,9 @@ def _keys(config: WebDatasetConfig) -> tuple[str, ...]:
     return as_tuple(config.caption_key) + as_tuple(config.label_key)
 
 
-def _check_first(shards: TarShards, config: WebDatasetConfig, name: str) -> None:
+def _check_first(tars: Tars, config: WebDatasetConfig, name: str) -> None:
     """A wrong key would make every sample a bad one: say it at once, and what there is."""
-    rows, endings = shards.first(_LOOKED_AT)
+    rows, endings = tars.first(_LOOKED_AT)
     if not rows:
         return
     there = ", ".join(f".{ending}" for ending in endings)
@@ -104,32 +128,48 @@ def _fields(document: bytes) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """Makes an example of a sample."""
 
     config: WebDatasetConfig
 
     def __call__(self, row: Row, least: Least) -> Example:
-        picture = next((ending for ending in self.config.extensions if ending in row.parts), None)
-        if picture is None:
-            raise BadExample(row.key, f"{row.key} has no picture: no {_any_of(self.config.extensions)} file")
-        name = row.key.removesuffix(f".{picture}")
-        captions = tuple(text for key in as_tuple(self.config.caption_key) for text in _texts(row, name, key))
-        label = self._label(row, name)
+        words = self.words(row)
         image, original = decode(
-            row.parts[picture],
+            self.picture(row),
             row.key,
             channels=1 if self.config.colours == "grey" else 3,
             background=self.config.background,
             least=least,
         )
-        return Example(image, label, captions, row.key, original)
+        return Example(image, words.label, words.captions, row.key, original)
 
-    def _label(self, row: Row, name: str) -> int | None:
+    def picture(self, row: Row) -> Any:
+        """What there is of the picture of a sample.
+
+        Raises:
+            BadExample: it has none.
+        """
+        return row.parts[self._ending(row)]
+
+    def words(self, row: Row) -> Words:
+        """Label and captions of a sample, whose picture need not have been read.
+
+        Raises:
+            BadExample: it has no picture, or they cannot be used.
+        """
+        name = row.key.removesuffix(f".{self._ending(row)}")
+        captions = tuple(text for key in as_tuple(self.config.caption_key) for text in _texts(row, name, key))
         if self.config.label_key is None:
-            return None
+            return Words(None, captions)
         value, where = _value(row, name, self.config.label_key)
-        return self.config.label(value, row.key, where)
+        return Words(self.config.label(value, row.key, where), captions)
+
+    def _ending(self, row: Row) -> str:
+        picture = next((ending for ending in self.config.extensions if ending in row.parts), None)
+        if picture is None:
+            raise BadExample(row.key, f"{row.key} has no picture: no {_any_of(self.config.extensions)} file")
+        return picture
 
 
 def _texts(row: Row, name: str, key: str) -> list[str]:

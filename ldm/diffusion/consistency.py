@@ -32,11 +32,11 @@ SIGMA_DATA = 0.5  # standard deviation of the data, in the scalings
 TIMESTEP_SCALING = 10.0  # times are multiplied by it there: c_skip is nearly 0 from t = 1 on
 
 
-def boundary(t: Tensor, scaling: float = TIMESTEP_SCALING, deviation: float = SIGMA_DATA) -> tuple[Tensor, Tensor]:
-    """c_skip and c_out, shape of ``t``; 1 and 0 at t = 0."""
-    scaled = scaling * t.double()
-    total = scaled.square() + deviation**2
-    return (deviation**2 / total).float(), (scaled / total.sqrt()).float()
+def boundary(t: Tensor) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out, shape of ``t``, float64; 1 and 0 at t = 0."""
+    scaled = TIMESTEP_SCALING * t.double()
+    total = scaled.square() + SIGMA_DATA**2
+    return SIGMA_DATA**2 / total, scaled / total.sqrt()
 
 
 def pseudo_huber(error: Tensor, c: float) -> Tensor:

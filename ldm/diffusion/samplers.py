@@ -21,8 +21,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from ldm.diffusion.consistency import boundary
 from ldm.diffusion.denoiser import Estimator
 from ldm.diffusion.grid import SPACINGS, Grid, time_grid
 from ldm.diffusion.prediction import Estimate
@@ -154,16 +156,14 @@ def dpmpp_2m(denoise: Estimator, x: Tensor, grid: Grid, noise: Noise, stochastic
         yield Step(x, x0)
 
 
-def lcm(denoise: Estimator, x: Tensor, grid: Grid, noise: Noise, timestep_scaling: float = 10.0) -> Iterator[Step]:
+def lcm(denoise: Estimator, x: Tensor, grid: Grid, noise: Noise) -> Iterator[Step]:
     """Multistep consistency sampling (Luo et al. 2023, https://arxiv.org/abs/2310.04378, algorithm 3).
 
-    The boundary condition c_skip x + c_out x0 uses sigma_data = 0.5 (Song et al. 2023, appendix C).
+    A step lands where the consistency function says (see ``ldm.diffusion.consistency``), and is made noisy again.
     """
     for now, to in itertools.pairwise(grid):
         estimate = denoise(x, now)
-        scaled = timestep_scaling * now.t
-        c_skip = 0.25 / (scaled**2 + 0.25)
-        c_out = scaled / math.sqrt(scaled**2 + 0.25)
+        c_skip, c_out = (float(c) for c in boundary(torch.tensor(now.t)))
         x0 = c_skip * x + c_out * estimate.x0
         # the walk ends at the consistency function's value, whatever noise level the grid names last
         x = x0 if to is grid[-1] else to.alpha * x0 + to.sigma * noise(x)

@@ -41,14 +41,14 @@ class PatchDiscriminator(nn.Module):
             ]
         main.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.main = nn.Sequential(*main)
-        self.main.apply(_initialise)
+        self.main.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, 1, H / 2^layers - 2, W / 2^layers - 2)."""
         return self.main(images)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

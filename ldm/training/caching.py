@@ -15,6 +15,7 @@ from ldm.cache.reader import Cache
 from ldm.cache.settings import CacheConfig
 from ldm.codec import VAECodec
 from ldm.data.example import Source
+from ldm.data.streaming import no_stream
 from ldm.errors import IdleError, UserError
 from ldm.text_conditioner import TextConditioner
 from ldm.training.settings import DiffusionRun
@@ -40,8 +41,7 @@ def open_cache(
     if run.cache is None:
         return None
     if source.stream:
-        told = f"cache finds pictures by their keys, and {source.name} is a stream, whose pictures come as they come"
-        raise UserError(f"{told}: leave out `cache`, or unpack the pictures into a folder")
+        raise no_stream("cache finds pictures again by their keys", source, "leave out `cache`")
     return open_or_build(wanted(run, run.cache, source, start, device), thorough=thorough)
 
 

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from ldm.data.example import BadExample, Source
 from ldm.data.samples import Batch, TrainingSamples
+from ldm.data.streaming import no_stream
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
 from ldm.text_conditioner import Tower
+from ldm.training.clip_settings import ClipRun
 from ldm.training.run_source import HOW_TO_CAPTION, source_of
-from ldm.training.settings import ClipRun
 from ldm.training.tasks import Borrowed, Losses, recompute_activations
 from ldm.weights.components import quiet_transformers, save_tower
 from ldm.weights.files import write_json
@@ -115,8 +116,8 @@ class ClipTask:
         if not self.source.captioned:
             raise UserError(f"task clip needs captions, and {self.source.name} has none: {HOW_TO_CAPTION}")
         if self.source.stream:
-            told = f"task clip learns its vocabulary from all captions, and {self.source.name} is a stream"
-            raise UserError(f"{told}, whose captions come as they come: unpack it into a folder")
+            use = "task clip learns its vocabulary from all captions"
+            raise no_stream(use, self.source, "unpack it into a folder")
         self.tokenizer = learn_tokenizer(
             _all_captions(self.source), run.text.vocab_size, run.text.max_position_embeddings
         )

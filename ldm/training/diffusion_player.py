@@ -102,7 +102,7 @@ class DiffusionPlayer(nn.Module):
         """The loss of each sample (B,), and their times (B,)."""
         images = batch.images if batch.images.is_floating_point() else to_signed(batch.images)
         # a cache has what `encode` gives in place of pictures
-        encoded = images if batch.images.is_floating_point() else self.codec.encode(images)
+        encoded = images if batch.images.is_floating_point() else self.codec.encode(images, wait=False)
         x0 = self.codec.latents(encoded.float(), batch.codec_noise)
         t = self._process.draw_times(batch.uniform)
         context = self._context(batch, x0)

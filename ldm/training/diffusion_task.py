@@ -90,7 +90,7 @@ class DiffusionTask:
         if self._cached:
             codec, conditioner = self._start.parts()  # for as long as somebody draws
             own = averaged.encoders or isinstance(conditioner, LabelConditioner)
-            place(codec, None if own else conditioner, self.device, FROZEN[self.run.frozen_dtype])
+            place(self.run, self.device, codec, None if own else conditioner)
             model = replace(model, codec=codec, conditioner=model.conditioner if own else conditioner)
         inputs = to_fill(self.samples, numbers, self.run.seed, self.run.masks) if model.inpaints else NOTHING
         return draw_pictures(model, self.device, wanted, seeds, inputs, self._half)
@@ -108,7 +108,7 @@ class DiffusionTask:
         if not self._cached:
             return self.base.codec
         codec, _ = self._start.parts()
-        place(codec, None, self.device, FROZEN[self.run.frozen_dtype])
+        place(self.run, self.device, codec)
         return codec
 
     # -------------------------------------------------------------- validation

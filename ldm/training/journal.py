@@ -78,7 +78,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
-            records.append(json.loads(line))
+            records.append(_record(line))
         except ValueError as error:
             raise UserError(f"{path}, line {number} is damaged: {error}; delete the line to go on") from error
     return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    record = json.loads(line)
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise ValueError("it has no step")
+    return record

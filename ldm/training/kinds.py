@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ldm.training.clip_settings import ClipRun
 from ldm.training.lcm_settings import LcmRun
-from ldm.training.settings import ClipRun, DiffusionRun, VAERun
+from ldm.training.settings import DiffusionRun, VAERun
 
 Run = DiffusionRun | VAERun | ClipRun | LcmRun
 AnyRun = Annotated[Run, Field(discriminator="task")]

@@ -67,7 +67,8 @@ class StudentPlayer(nn.Module):
         """x0: (B, C, h, w)."""
         codec = self.teacher.codec
         # a cache has what `encode` gives in place of pictures
-        encoded = batch.images if batch.images.is_floating_point() else codec.encode(to_signed(batch.images))
+        kept = batch.images.is_floating_point()
+        encoded = batch.images if kept else codec.encode(to_signed(batch.images), wait=False)
         return codec.latents(encoded.float(), batch.codec_noise)
 
     def _scales(self, place: Tensor) -> Tensor:

@@ -6,13 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ldm.cache.settings import CacheConfig
 from ldm.errors import IdleError, UserError
 from ldm.schema import Settings
-from ldm.training.settings import DiffusionRun, RunSettings
+from ldm.training.settings import DiffusionRun, ModelRun
 from ldm.training.train_settings import TrainSettings
 from ldm.training.tune_settings import FullTune, LoraTune
-from ldm.weights.opening import Loading
 
 Guidance = float | tuple[float, float]
 TOLD: Guidance = (5.0, 15.0)  # students that are told their guidance, and those that are not
@@ -48,13 +46,11 @@ class LcmSample(Settings):
     columns: int = Field(default=10, ge=1)
 
 
-class LcmRun(RunSettings):
+class LcmRun(ModelRun):
     """Consistency distillation; the theory is in ``ldm.diffusion.consistency``.
 
     Attributes:
         teacher: a model that draws, as ``ldm generate --model`` takes it.
-        loading: which of its weights, as arguments of ``ldm.load``.
-        cache: what the VAE and the text encoder give is kept in files, which runs that tune the teacher can share.
         tune: every weight of a copy of the teacher, or a LoRA.
         guidance: scale of the teacher's guidance; 1 is none. Two numbers: drawn between them for every sample, and told
             to the student. One number: the student learns that one, and is told nothing. By default 5 to 15; 7.5 for a
@@ -68,8 +64,6 @@ class LcmRun(RunSettings):
     task: Literal["lcm"]
     train: LcmTrain
     teacher: str = Field(min_length=1)
-    loading: Loading = Loading()
-    cache: CacheConfig | None = None
     tune: Annotated[FullTune | LoraTune, Field(discriminator="kind")] = FullTune()
     guidance: Guidance | None = None
     guidance_waves: int = Field(default=256, ge=4, multiple_of=2)
@@ -92,5 +86,5 @@ class LcmRun(RunSettings):
 
     def of_teacher(self) -> DiffusionRun:
         """The run that would train the teacher itself on these data: what it starts from and keeps serves both."""
-        shared = {name: getattr(self, name) for name in RunSettings.model_fields}
-        return DiffusionRun(task="diffusion", model=self.teacher, loading=self.loading, cache=self.cache, **shared)
+        shared = {name: getattr(self, name) for name in ModelRun.model_fields}
+        return DiffusionRun(task="diffusion", model=self.teacher, **shared)

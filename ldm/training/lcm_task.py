@@ -18,13 +18,15 @@ from ldm.models.unet import UNet
 from ldm.training.drawn import draw_pictures, share_of
 from ldm.training.lcm_player import StudentPlayer, chain_of
 from ldm.training.lcm_settings import LEARNED, TOLD, Guidance, LcmRun
-from ldm.training.lora_training import add_lora, lora_of, write_lora
+from ldm.training.lora_training import add_lora, halve, lora_of, write_lora
 from ldm.training.material import material_of, place
-from ldm.training.start import check_conditions
+from ldm.training.player import layout
+from ldm.training.start import FROZEN, check_conditions
 from ldm.training.tune_settings import LoraTune
 from ldm.weights.files import read_json, write_json
 from ldm.weights.lora import merge_loras
 from ldm.weights.model import Model, save_model
+from ldm.weights.opening import open_model
 from ldm.weights.parts import INDEX, SCHEDULER_CONFIG
 
 _GRID = 50  # the sampler `lcm`, here and in diffusers, asks at times of so many steps
@@ -36,19 +38,23 @@ class LcmTask:
 
     def __init__(self, run: LcmRun, device: torch.device) -> None:
         self.run, self.device = run, device
-        material = material_of(run.of_teacher(), device)
+        self._of_teacher = run.of_teacher()
+        material = material_of(self._of_teacher, device)
         self._start, self.samples, self.teacher = material.start, material.samples, material.start.model
         _check_teacher(run, self.teacher)
         check_conditions(self.teacher, run.sample.conditions)
         self.guidance = _guidance_of(run, self.teacher)
         for part in (self.teacher.net, self.teacher.conditioner):
             if isinstance(part, nn.Module):
-                part.to(device, torch.float32).eval().requires_grad_(False)
+                module: Any = part.eval().requires_grad_(False)  # Any: torch's stubs lack a keyword of Module.to
+                module.to(device, torch.float32, memory_format=layout(run.train))
+        student = student_of(self.teacher, run, self.guidance)
+        self._half = None if run.frozen_dtype == "fp32" else FROZEN[run.frozen_dtype]
+        if self._half is not None:  # now that the student has what it needs in full precision
+            halve(self.teacher.net, self._half)
         kept = self.samples.kept
         nothing = kept.context(None).to(device) if kept is not None and kept.texts else None
-        self.player = StudentPlayer(
-            student_of(self.teacher, run, self.guidance), self.teacher, run, self.guidance, nothing
-        )
+        self.player = StudentPlayer(student, self.teacher, run, self.guidance, nothing)
         self.players: dict[str, nn.Module] = {"net": self.player}
 
     def follow(self, averaged: nn.Module) -> None:
@@ -71,12 +77,13 @@ class LcmTask:
         guidance.
         """
         assert isinstance(averaged, StudentPlayer)
-        net, tune = averaged.net, self.run.tune
+        net, run, tune = averaged.net, self.run, self.run.tune
         # what is not trained is written as it was read, to the bit
         codec, conditioner = self._start.parts()
         if isinstance(tune, LoraTune):
             lora = lora_of({"unet": net}, "lcm")
-            net = copy.deepcopy(self.teacher.net)
+            # the teacher's as its files have them, which may be rounded here
+            net = open_model(run.teacher, run.loading).net.to(self.device, torch.float32)
             merge_loras({"unet": net}, [(lora, 1.0)])
         save_model(self._model(net, codec, conditioner, provenance), folder)
         if isinstance(tune, LoraTune):
@@ -113,9 +120,9 @@ class LcmTask:
         numbers = share_of(sample.count, rank, processes)
         wanted = [sample.conditions[k % len(sample.conditions)] if sample.conditions else None for k in numbers]
         codec, conditioner = self._start.parts()  # for as long as somebody draws, as a cache may stand for them
-        place(codec, conditioner, self.device, torch.float32)
+        place(self._of_teacher, self.device, codec, conditioner)
         model = self._model(averaged.net, codec, conditioner, {})
-        return draw_pictures(model, self.device, wanted, [self.run.seed + k for k in numbers])
+        return draw_pictures(model, self.device, wanted, [self.run.seed + k for k in numbers], half=self._half)
 
     def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
         save_grid(torch.stack(pictures), path, self.run.sample.columns, scale=2)

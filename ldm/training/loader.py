@@ -13,6 +13,7 @@ from ldm.data.samples import Batch, TrainingSamples, collate
 from ldm.errors import UserError
 from ldm.training.parallel import Team
 from ldm.training.signals import leave_to_parent
+from ldm.training.skipped import stop_of
 from ldm.training.train_settings import TrainSettings
 
 
@@ -26,7 +27,7 @@ class _Batches(Dataset[Any]):
         try:
             return collate(self._samples.__getitems__(numbers))
         except UserError as error:
-            return str(error)
+            return stop_of(error)
 
 
 def samples_per_step(settings: TrainSettings, team: Team) -> int:

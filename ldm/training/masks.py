@@ -59,7 +59,7 @@ def beside(codec: Codec, images: Tensor, masks: Tensor, size: tuple[int, int]) -
     Returns:
         (B, 1 + c, h, w).
     """
-    kept = codec.mean(codec.encode(images * (masks < 0.5)))
+    kept = codec.mean(codec.encode(images * (masks < 0.5), wait=False))
     return torch.cat([F.interpolate(masks, size=size).to(kept), kept], dim=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -12,9 +13,11 @@ from ldm.data.example import Source
 from ldm.data.samples import Kept, TrainingSamples
 from ldm.data.sources import open_source
 from ldm.data.split import hold_out
+from ldm.data.streaming import no_stream
 from ldm.errors import UserError
 from ldm.text_conditioner import TextConditioner
 from ldm.training.caching import open_cache
+from ldm.training.player import layout
 from ldm.training.prior import class_pictures, with_prior
 from ldm.training.run_source import source_of
 from ldm.training.settings import DiffusionRun
@@ -70,9 +73,9 @@ def material_of(run: DiffusionRun, device: torch.device) -> Material:
     # what a cache takes the place of stays mapped from its file
     codec = start.model.codec if kept is None or not kept.latents else None
     conditioner = start.model.conditioner if kept is None or not kept.texts else None
-    place(codec, None, device, FROZEN[run.frozen_dtype])
+    place(run, device, codec)
     # text encoders that are trained, or through which a word is, begin as their files have them, not rounded
-    place(None, conditioner, device, torch.float32 if _trains_texts(run) else FROZEN[run.frozen_dtype])
+    place(run, device, conditioner, dtype=torch.float32 if _trains_texts(run) else None)
     return Material(start, samples, held_out)
 
 
@@ -101,19 +104,24 @@ def _check(run: DiffusionRun, samples: TrainingSamples) -> None:
         raise UserError("prior needs pictures of one shape, so that each step has both kinds: frame.buckets false")
     streams = any(part.stream for part in samples.plan.parts)
     if run.memorised is not None and streams:
-        raise UserError("memorised looks through the training pictures, which a stream does not allow: leave it out")
+        raise no_stream("memorised looks through the training pictures", samples.source, "leave out `memorised`")
     if isinstance(run.tune, InversionTune) and not streams:
         numbers = range(min(_CAPTIONS_LOOKED_AT, len(samples.source)))
         check_captions(run.tune.token, [samples[n]["captions"] for n in numbers])
 
 
-def place(codec: Codec | None, conditioner: Conditioner | None, device: torch.device, dtype: torch.dtype) -> None:
-    """Bring frozen parts to the device; where they stay in float32, autocast sees to their speed."""
-    if isinstance(codec, VAECodec):
-        codec.vae.to(device, dtype)
-    if isinstance(conditioner, TextConditioner):
-        for tower in conditioner.towers:
-            tower.encoder.to(device, dtype)
+def place(
+    run: DiffusionRun, device: torch.device, *parts: Codec | Conditioner | None, dtype: torch.dtype | None = None
+) -> None:
+    """Bring frozen parts to the device, in ``frozen_dtype`` or ``dtype``; in float32 autocast sees to their speed."""
+    modules: list[Any] = []  # Any: torch's stubs lack a keyword of Module.to
+    for part in parts:
+        if isinstance(part, VAECodec):
+            modules.append(part.vae)
+        if isinstance(part, TextConditioner):
+            modules += [tower.encoder for tower in part.towers]
+    for module in modules:
+        module.to(device, dtype or FROZEN[run.frozen_dtype], memory_format=layout(run.train))
 
 
 def _prior(run: DiffusionRun, start: Start, device: torch.device) -> Source:
@@ -125,8 +133,9 @@ def _prior(run: DiffusionRun, start: Start, device: torch.device) -> Source:
 
     def drawing() -> Model:
         codec, conditioner = start.parts()
-        place(codec, conditioner, device, torch.float32)
-        model.net.to(device, torch.float32)
+        place(run, device, codec, conditioner, dtype=torch.float32)
+        net: Any = model.net
+        net.to(device, torch.float32, memory_format=layout(run.train))
         return replace(model, codec=codec, conditioner=conditioner)
 
     told = {"model": run.model, "colours": model.codec.colours, **model.defaults}

@@ -16,10 +16,15 @@ from ldm.training.tasks import Losses
 from ldm.training.train_settings import TrainSettings
 
 
+def layout(settings: TrainSettings) -> torch.memory_format:
+    """The memory format of the kernels of convolutions."""
+    return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
 def place(module: Any, device: torch.device, settings: TrainSettings) -> None:
     """Move a module to where it is trained; one that is to be split moves share by share."""
     if settings.parallel == "ddp":  # Any: torch's stubs lack this keyword of Module.to
-        module.to(device, memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format)
+        module.to(device, memory_format=layout(settings))
 
 
 class Player:

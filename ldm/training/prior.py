@@ -17,6 +17,7 @@ from ldm.data.folder import FolderConfig, FolderSource
 from ldm.data.mixture import Mixture
 from ldm.data.plan import parts_of
 from ldm.data.samples import Batch
+from ldm.data.split import Chosen
 from ldm.errors import UserError
 from ldm.images import save_image, to_pil
 from ldm.pipeline import Pipeline
@@ -72,8 +73,8 @@ def share_of_prior(batch: Batch) -> Tensor:
 
 def class_pictures(
     folder: Path, model: Callable[[], Model], device: torch.device, prior: PriorPictures, told: dict[str, Any]
-) -> FolderSource:
-    """Pictures that a model draws of the class; those that are there already are kept.
+) -> Source:
+    """The first pictures that a model draws of the class; those that are there already are kept.
 
     Each is drawn from a seed of its own, its number, by whichever process it falls to.
 
@@ -97,7 +98,9 @@ def class_pictures(
     if together:
         dist.barrier()
     colours = "grey" if told["colours"] == 1 else "rgb"
-    return FolderSource(FolderConfig(path=folder, layout="plain", caption=prior.prompt, colours=colours))
+    source = FolderSource(FolderConfig(path=folder, layout="plain", caption=prior.prompt, colours=colours))
+    wanted = {path.name for path in paths}  # there may be more, of a larger count
+    return Chosen(source, torch.tensor([i for i in range(len(source)) if source.key(i) in wanted]))
 
 
 def _draw(paths: dict[int, Path], pipeline: Pipeline, prior: PriorPictures) -> None:

@@ -32,6 +32,7 @@ class Rehearsed:
     Attributes:
         seconds: of a step, the median.
         waited: of these, for data.
+        sheet: seconds in which a sheet of samples is drawn.
         flops: operations of a step of this process, forwards and backwards, as of ``ldm.flops``.
         memory: MiB, as ``ldm.accel.peak_memory`` has them.
         reserved: MiB that torch has reserved on a GPU; None elsewhere.
@@ -44,6 +45,7 @@ class Rehearsed:
 
     seconds: float
     waited: float
+    sheet: float
     flops: int
     memory: float | None
     reserved: float | None
@@ -56,7 +58,7 @@ class Rehearsed:
 
 
 def rehearse(run: RunSettings, look: Callable[[Task], Any] = lambda task: None) -> tuple[Rehearsed, Any]:
-    """Set a run up, take one step to warm up and ``STEPS`` that are timed, and forget them.
+    """Set a run up, take one step to warm up and ``STEPS`` that are timed, draw a sheet, and forget it all.
 
     A step before those has its operations counted, without compilation, whose graphs a counter does not see.
 
@@ -84,6 +86,7 @@ def rehearse(run: RunSettings, look: Callable[[Task], Any] = lambda task: None) 
         found = Rehearsed(
             seconds=median(whole for whole, _ in timed),
             waited=median(waited for _, waited in timed),
+            sheet=_sheet(trainer),
             flops=flops,
             memory=peak_memory(accelerator.device),
             reserved=_reserved(accelerator.device),
@@ -112,6 +115,15 @@ def _take(trainer: Trainer, source: Iterator[Batch], meter: Meter, counted: bool
     if trainer.accelerator.device.type == "cuda":
         torch.cuda.synchronize(trainer.accelerator.device)
     return flops, time.perf_counter() - began, waited
+
+
+@torch.no_grad()
+def _sheet(trainer: Trainer) -> float:
+    """Draw this process's share of a sheet of samples: its seconds."""
+    began, team = time.perf_counter(), trainer.team
+    with trainer.average.whole() as module:
+        trainer.task.draw(module.eval(), team.rank, team.size)
+    return time.perf_counter() - began
 
 
 def _reserved(device: torch.device) -> float | None:

@@ -23,12 +23,14 @@ from ldm.config import dump_config, load_config, parse_yaml
 from ldm.errors import UserError
 from ldm.publishing import disk_trouble, write_whole
 from ldm.training.checkpoint import newest_good, set_aside, sweep
+from ldm.training.clip_settings import ClipRun
 from ldm.training.journal import Journal
 from ldm.training.parallel import Team, meeting_place
-from ldm.training.settings import ClipRun, DiffusionRun, RunSettings, VAERun
+from ldm.training.settings import DiffusionRun, RunSettings, VAERun
 from ldm.training.signals import Stopped
 from ldm.training.trackers import begin_trackers, check_trackers, logging_folder
 from ldm.training.trainer import Trainer, seed_weights
+from ldm.weights.embedded import is_embedded
 from ldm.weights.hub import looks_like_name
 from ldm.weights.model import latest_checkpoint
 
@@ -218,9 +220,9 @@ def _without_paths(tree: Any) -> Any:
 
 
 def _is_place(key: str, value: Any) -> bool:
-    """Whether a setting says where something lies; the name of a model on the hub tells nothing of a disk."""
+    """Whether a setting says where something lies; the name of a model tells nothing of a disk."""
     if key in ("model", "teacher"):
-        return not looks_like_name(value or "")
+        return not (looks_like_name(value or "") or is_embedded(value or ""))
     return key in ("output", "loading", "prior") or key.endswith("path")
 
 

@@ -137,13 +137,35 @@ class RunSettings(Settings):
         return getattr(self.data, "skip_bad", 0)
 
 
-class DiffusionRun(RunSettings):
+class ModelRun(RunSettings):
+    """What has parts that stay as they are.
+
+    Attributes:
+        loading: which weights of a finished model, as arguments of ``ldm.load``.
+        cache: what the VAE and the text encoder give is kept in files; training then needs neither.
+        frozen_dtype: of weights that are not trained; half precision needs the same ``train.mixed_precision``.
+    """
+
+    loading: Loading = Loading()
+    cache: CacheConfig | None = None
+    frozen_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _check_frozen(self) -> ModelRun:
+        if self.frozen_dtype not in ("fp32", self.train.mixed_precision):
+            told = f"frozen_dtype {self.frozen_dtype} needs train.mixed_precision {self.frozen_dtype}"
+            raise UserError(
+                f"{told}, as what is trained would meet it in another precision; it is {self.train.mixed_precision}"
+            )
+        return self
+
+
+class DiffusionRun(ModelRun):
     """Pixel or latent diffusion, from first weights or from a finished model.
 
     Attributes:
         unet, toy: shape of a new network; one of them, or ``model``.
         model: a finished model to start from, as ``ldm generate --model`` takes it.
-        loading: which of its weights, as arguments of ``ldm.load``.
         tune: what of it is trained.
         process: of a new network; plain DDPM by default.
         prediction: what the network's output means; ``epsilon``, or as ``model`` has it.
@@ -153,8 +175,6 @@ class DiffusionRun(RunSettings):
         codec: what a new network diffuses; pixels by default.
         condition: what conditions a new network; nothing by default. Beside ``model``, of kind ``model``, which says
             how often its condition is dropped; never, by default.
-        frozen_dtype: of weights that are not trained; half precision needs the same ``train.mixed_precision``.
-        cache: what the VAE and the text encoder give is kept in files; training then needs neither.
         prior: pictures of the class that must not be forgotten (DreamBooth).
         masks: for inpainting networks.
         sample: sheets of samples.
@@ -166,7 +186,6 @@ class DiffusionRun(RunSettings):
     unet: UNetConfig | None = None
     toy: ToyUNetConfig | None = None
     model: str | None = Field(default=None, min_length=1)
-    loading: Loading = Loading()
     tune: TuneConfig = FullTune()
     process: ProcessConfig | None = None
     prediction: Prediction | None = None
@@ -174,8 +193,6 @@ class DiffusionRun(RunSettings):
     offset_noise: float = Field(default=0.0, ge=0)
     codec: CodecConfig | None = None
     condition: ConditionConfig | None = None
-    frozen_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    cache: CacheConfig | None = None
     prior: PriorConfig | None = None
     masks: MaskConfig | None = None
     sample: SampleSettings = SampleSettings()
@@ -191,11 +208,6 @@ class DiffusionRun(RunSettings):
             self._check_beside_model()
         else:
             self._check_alone()
-        if self.frozen_dtype not in ("fp32", self.train.mixed_precision):
-            told = f"frozen_dtype {self.frozen_dtype} needs train.mixed_precision {self.frozen_dtype}"
-            raise UserError(
-                f"{told}, as what is trained would meet it in another precision; it is {self.train.mixed_precision}"
-            )
         return self
 
     def _check_beside_model(self) -> None:
@@ -252,12 +264,18 @@ class VAELoss(Settings):
 
 
 class VAERun(RunSettings):
-    """An autoencoder."""
+    """An autoencoder.
+
+    Attributes:
+        vae: its shape.
+        loss: what it is trained on.
+        scale_from: pictures over which the latents' deviation is measured, at each checkpoint; they stay in memory.
+    """
 
     task: Literal["vae"]
     vae: VAEConfig
     loss: VAELoss = VAELoss()
-    scale_from: int = Field(default=1024, ge=1, description="pictures over which the latents' deviation is measured")
+    scale_from: int = Field(default=256, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> VAERun:
@@ -270,33 +288,3 @@ class VAERun(RunSettings):
                 "second gradient through the decoder, which a compiled one cannot give. Set one of them to 0 or false"
             )
         return self
-
-
-class ClipTextSettings(Settings):
-    """The text tower: transformers' CLIPTextConfig, and the size of the vocabulary to learn."""
-
-    vocab_size: int = Field(default=1024, ge=514)
-    hidden_size: int = Field(default=128, ge=1)
-    intermediate_size: int = Field(default=512, ge=1)
-    num_hidden_layers: int = Field(default=3, ge=1)
-    num_attention_heads: int = Field(default=4, ge=1)
-    max_position_embeddings: int = Field(default=77, ge=3)
-
-
-class ClipImageSettings(Settings):
-    """The image tower: transformers' CLIPVisionConfig."""
-
-    hidden_size: int = Field(default=128, ge=1)
-    intermediate_size: int = Field(default=512, ge=1)
-    num_hidden_layers: int = Field(default=3, ge=1)
-    num_attention_heads: int = Field(default=4, ge=1)
-    patch_size: int = Field(default=4, ge=1)
-
-
-class ClipRun(RunSettings):
-    """A CLIP, contrastively, from captions and pictures."""
-
-    task: Literal["clip"]
-    text: ClipTextSettings = ClipTextSettings()
-    image: ClipImageSettings = ClipImageSettings()
-    projection_dim: int = Field(default=128, ge=1)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from ldm.data.example import BadExample
 from ldm.data.samples import Skipped
 from ldm.errors import UserError
 from ldm.training.journal import Journal
+
+WAY_OUT = "`ldm data check` lists all of them, and data.skip_bad says how many may be left out"
+
+
+def stop_of(error: UserError) -> str:
+    """What to say when training stops at a mistake: where it is a picture or caption, with the way out."""
+    return f"{error}; {WAY_OUT}" if isinstance(error.__cause__, BadExample) else str(error)
 
 
 class SkippedList:
@@ -40,6 +48,6 @@ class SkippedList:
         if len(self.keys) > self._allowed:
             last = next(reversed(fresh.values())).message if fresh else self.keys[-1]
             raise UserError(
-                f"{len(self.keys)} examples cannot be used, and data.skip_bad allows {self._allowed}; such as: {last}. "
-                "`ldm data check` lists them all"
+                f"{len(self.keys)} examples cannot be used, and data.skip_bad allows {self._allowed}; such as: {last}; "
+                f"{WAY_OUT}"
             )

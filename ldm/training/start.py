@@ -12,9 +12,10 @@ from torch import nn
 from ldm.batch import follows_scale
 from ldm.codec import Codec, PixelCodec, VAECodec
 from ldm.conditioner import Condition, Conditioner, LabelConditioner, NoConditioner
+from ldm.data.caption_forms import CaptionConfig
 from ldm.data.example import Source
 from ldm.diffusion.settings import ProcessConfig
-from ldm.errors import UserError
+from ldm.errors import IdleError, UserError
 from ldm.models.toy import ToyUNet
 from ldm.models.unet import UNet
 from ldm.text_conditioner import TextConditioner
@@ -51,13 +52,23 @@ def start_of(run: DiffusionRun, source: Source) -> Start:
     start = _new(run, source) if run.model is None else _finished(run)
     _check_data(start.model, source)
     start.model.defaults = {**start.model.defaults, **_said(run)}
-    if run.prior is not None and not isinstance(start.model.conditioner, TextConditioner):
-        raise UserError("prior tells a class and its member apart by their captions, and this model reads none")
+    if not isinstance(start.model.conditioner, TextConditioner):
+        _check_wordless(run)
     prompts = run.validation.prompts if run.validation is not None else ()
     check_conditions(start.model, (*run.sample.conditions, *prompts))
     if run.masks is not None and not start.model.inpaints:
         raise UserError("masks are for inpainting networks, and this one reads no mask beside the picture")
     return start
+
+
+def _check_wordless(run: DiffusionRun) -> None:
+    """Refuse what is for models that read captions."""
+    if run.tune.kind == "textual_inversion":
+        raise UserError("tune.kind textual_inversion teaches a text encoder a word, and this model has none")
+    if run.prior is not None:
+        raise UserError("prior tells a class and its member apart by their captions, and this model reads none")
+    if run.captions != CaptionConfig():
+        raise IdleError("captions", "captions does nothing for a model that reads none: leave it out")
 
 
 def check_conditions(model: Model, conditions: Sequence[Condition]) -> None:

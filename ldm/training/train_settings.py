@@ -31,7 +31,7 @@ class TrainSettings(Settings):
         ema_device: where the average is kept: on the accelerator, or on the ``cpu``, which is slower and leaves the
             accelerator's memory alone.
         gradient_checkpointing: recompute activations: less memory, a third more work.
-        channels_last: memory format of the networks.
+        channels_last: memory format of all networks, trained or not.
         compile: ``torch.compile`` the networks.
         workers: processes that prepare samples; 0 is the main process.
         prefetch: batches that each worker prepares ahead.

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ldm.data.order import mix
 from ldm.data.samples import Batch
@@ -29,6 +28,7 @@ from ldm.training.optimisers import learning_rate
 from ldm.training.outlook import Outlook
 from ldm.training.parallel import Team
 from ldm.training.player import Player, place
+from ldm.training.progress import Progress
 from ldm.training.settings import RunSettings
 from ldm.training.signals import StopNote
 from ldm.training.skipped import SkippedList
@@ -88,8 +88,7 @@ class Trainer:
                 data cannot be used.
         """
         settings, outlook = self.run.train, Outlook(self.run, self.task, self.team, journal)
-        hidden = None if journal else True  # None: where there is no terminal
-        bar = tqdm(total=settings.steps, initial=self.step, unit="step", disable=hidden)
+        bar = Progress(settings.steps, self.step, hidden=journal is None)
         prepared = batches(self.task.samples, self.step, settings, self.team, self.accelerator.device)
         # closed here, as its processes do not hear the signal by which the interpreter would end them
         with bar, contextlib.closing(prepared) as source, StopNote(self.team) as note:
@@ -100,12 +99,12 @@ class Trainer:
                     micro = [next(source) for _ in range(settings.gradient_accumulation)]
                 self.take_step(micro, meter)
                 self.step += 1
-                bar.update()
+                bar.advance()
                 signal = note.heard()
                 self.stopped = signal if self.step < settings.steps else None
                 self._leave(meter, outlook, journal, bar)
 
-    def _leave(self, meter: Meter, outlook: Outlook, journal: Journal | None, bar: Any) -> None:
+    def _leave(self, meter: Meter, outlook: Outlook, journal: Journal | None, bar: Progress) -> None:
         """What is due after a step: a line of the log, pictures, a checkpoint."""
         settings = self.run.train
         save = self._is_due(settings.checkpoint_every) or self.stopped is not None
@@ -175,7 +174,7 @@ class Trainer:
 
     # ------------------------------------------------------- what a run leaves
 
-    def _log(self, meter: Meter, journal: Journal | None, bar: Any) -> None:
+    def _log(self, meter: Meter, journal: Journal | None, bar: Progress) -> None:
         values, elapsed, skipped = meter.read(self.accelerator)
         if skipped:
             found = [item for share in self.team.gather(meter.skipped) for item in share]
@@ -184,7 +183,7 @@ class Trainer:
             return
         rate = meter.steps * samples_per_step(self.run.train, self.team) / elapsed
         told = {"loss": f"{values['loss']:.4f}"} if "loss" in values else {}  # not of pictures of the class alone
-        bar.set_postfix({**told, "img/s": f"{rate:.0f}"})
+        bar.tell(self.step, {**told, "img/s": f"{rate:.0f}"}, elapsed / meter.steps)
         lr = learning_rate(self.run.train, self.step - 1)
         journal.write({"step": self.step, **values, "lr": lr, "images_per_second": round(rate, 2)})
 

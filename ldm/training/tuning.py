@@ -151,8 +151,7 @@ class _Word:
 
     def __init__(self, run: DiffusionRun, start: Start, tune: InversionTune) -> None:
         self._run, self._token, conditioner = run, tune.token, start.model.conditioner
-        if not isinstance(conditioner, TextConditioner):
-            raise UserError("tune.kind textual_inversion teaches a text encoder a word, and this model has none")
+        assert isinstance(conditioner, TextConditioner)  # see ``start_of``
         for encoder in _text_encoders(start.model):
             encoder.float()
         add_word(conditioner.towers, tune)

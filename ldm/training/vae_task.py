@@ -12,6 +12,7 @@ standard deviation is measured on the data, and one over it stored as the scalin
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from torch import Tensor, nn
 from ldm.data.samples import Batch, TrainingSamples
 from ldm.errors import UserError
 from ldm.images import save_grid, to_signed
-from ldm.models.discriminator import PatchDiscriminator, adaptive_weight, generator_loss, hinge_discriminator_loss
+from ldm.models.discriminator import PatchDiscriminator, adaptive_weight, generator_loss
 from ldm.models.vae import AutoencoderKL, kl, sample_moments, split_moments
+from ldm.training.adversary import AdversaryPlayer
+from ldm.training.player import layout
 from ldm.training.run_source import source_of
 from ldm.training.settings import VAERun
 from ldm.training.tasks import Borrowed, Losses, mean_of
@@ -88,21 +91,6 @@ class VAEPlayer(nn.Module):
         return (features(images) - features(rebuilt)).square().mean(1)
 
 
-class AdversaryPlayer(nn.Module):
-    """The discriminator, on the batches that the autoencoder has just seen."""
-
-    def __init__(self, adversary: PatchDiscriminator, vae: VAEPlayer) -> None:
-        super().__init__()
-        self.adversary = adversary
-        self._vae = Borrowed(vae)
-
-    def forward(self, batch: Batch, step: int) -> Losses:
-        real, fake = self._vae.module.seen.popleft()  # the autoencoder plays first
-        loss = hinge_discriminator_loss(self.adversary(real).float(), self.adversary(fake).float())
-        count = loss.new_full((), float(len(real)))
-        return Losses(loss, {"discriminator": (loss.detach() * count, count)})
-
-
 class VAETask:
     """See :class:`ldm.training.tasks.Task`."""
 
@@ -134,7 +122,8 @@ class VAETask:
             return None
         from ldm.models.judge import DigitJudge
 
-        return DigitJudge.load(path).to(self.device).eval().requires_grad_(False)
+        judge: Any = DigitJudge.load(path)
+        return judge.to(self.device, memory_format=layout(self.run.train)).eval().requires_grad_(False)
 
     def compile(self) -> None:
         self.player.vae.compile()
@@ -155,13 +144,17 @@ class VAETask:
             folder / "model_index.json", {"_class_name": "VAE", "vae": ["diffusers", "AutoencoderKL"], "_ldm": own}
         )
 
+    @functools.cached_property
+    def _measured(self) -> Tensor:
+        """The pictures over which the latents' deviation is measured, uint8 (N, C, H, W): opened once."""
+        return torch.stack([example.image for example in self.samples.first(self.run.scale_from)])
+
     @torch.no_grad()
     def _measure(self, vae: AutoencoderKL) -> tuple[float, float]:
         """Standard deviation and mean of sampled latents over the first pictures of the data."""
         generator = torch.Generator().manual_seed(self.run.seed)
-        pictures = torch.stack([example.image for example in self.samples.first(self.run.scale_from)])
         latents = []
-        for images in pictures.split(self.run.train.batch_size):
+        for images in self._measured.split(self.run.train.batch_size):
             moments = vae.encode(to_signed(images).to(self.device)).float().cpu()
             latents.append(sample_moments(moments, torch.randn(split_moments(moments)[0].shape, generator=generator)))
         joined = torch.cat(latents)

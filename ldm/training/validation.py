@@ -19,6 +19,7 @@ from ldm.data.samples import Batch, TrainingSamples, collate
 from ldm.errors import UserError
 from ldm.training.diffusion_player import DiffusionPlayer
 from ldm.training.drawn import share_of
+from ldm.training.skipped import WAY_OUT
 
 _TIMES = 13  # purpose of the seed of their order
 
@@ -82,4 +83,5 @@ class HeldOut:
                 print(f"skipped in validation: {skipped.message}", file=sys.stderr)
             if len(self._skipped) > self._skip_bad:
                 told = f"{len(self._skipped)} held-out examples cannot be used"
-                raise UserError(f"{told}, and data.skip_bad allows {self._skip_bad}; such as: {skipped.message}")
+                such = f"data.skip_bad allows {self._skip_bad}; such as: {skipped.message}"
+                raise UserError(f"{told}, and {such}; {WAY_OUT}")

@@ -20,6 +20,7 @@ from ldm.publishing import disk_trouble, replacing
 from ldm.text_conditioner import TextConditioner
 from ldm.weights.absent import check_file, near, told_address
 from ldm.weights.components import AS_THEY_ARE, Reading, load_module, load_tower, save_module, save_tower
+from ldm.weights.embedded import as_path
 from ldm.weights.files import read_json, write_json
 from ldm.weights.habits import habits
 from ldm.weights.own import read_own
@@ -270,12 +271,12 @@ _A_MODEL = f"a model is a .safetensors file, a folder (with {INDEX}, or a run of
 
 
 def resolve(place: str | Path) -> Path:
-    """The model folder that ``place`` means: itself, or the newest checkpoint of a run.
+    """The model folder that ``place`` means: itself, the newest checkpoint of a run, or one in the package.
 
     Raises:
         UserError: there is no such folder, or no model in it.
     """
-    folder = Path(place)
+    folder = as_path(place)
     if (folder / INDEX).is_file():
         return folder
     if folder.is_file():

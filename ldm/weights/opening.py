@@ -18,6 +18,7 @@ from ldm.models.vae import AutoencoderKL
 from ldm.schema import Settings
 from ldm.text_conditioner import TextConditioner, Tower
 from ldm.weights.components import Reading
+from ldm.weights.embedded import as_path
 from ldm.weights.embeddings import add_embedding, load_embedding
 from ldm.weights.hub import fetch, looks_like_name
 from ldm.weights.lora import merge_loras
@@ -79,7 +80,7 @@ def open_model(place: str | Path, how: Loading, dtype: torch.dtype | None = None
     """Read a model, and put into it what is asked for; live LoRAs come later.
 
     Args:
-        place: a model folder, a run, a single file, or ``owner/name`` on the hub.
+        place: a model folder, a run, a single file, ``owner/name`` on the hub, or ``ldm:NAME`` in the package.
         how: which weights.
         dtype: convert all to this one while reading.
 
@@ -134,7 +135,7 @@ def _located(place: str | Path, how: Loading) -> tuple[Path, str | None]:
         return fetched.path, fetched.commit
     if how.revision is not None:
         raise UserError(f"revision is for names on the hub (owner/name), and {place} is none")
-    path = Path(place)
+    path = as_path(place)
     if path.is_file() and how.variant is not None:
         raise UserError(f"variant is for folders with several files of weights, and {path} is a file")
     return (path if path.is_file() else resolve(path)), None

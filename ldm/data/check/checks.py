@@ -20,11 +20,10 @@ class Faults:
         self.usable = 0
 
     def see(self, number: int, facts: Facts) -> Iterator[Problem]:
-        """The problem of an example that was looked at."""
-        if facts.fault is None:
-            self.usable += 1
-        else:
-            yield Problem(facts.fault.kind, number, facts.part, facts.key, facts.fault.message)
+        """The problems of an example that was looked at."""
+        self.usable += not facts.faults
+        for fault in facts.faults:
+            yield Problem(fault.kind, number, facts.part, facts.key, fault.message)
 
 
 class Captions:
@@ -44,7 +43,7 @@ class Captions:
 
     def see(self, number: int, facts: Facts) -> Iterator[Problem]:
         """The problems of an example's captions."""
-        if facts.fault is not None:
+        if facts.faults:
             return
         self.lengths.update(facts.tokens)
         if not facts.tokens and self._captioned[facts.part]:

@@ -7,11 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from PIL import Image
-
 from ldm.data.check.fingerprint import Look, look_at
 from ldm.data.example import BadExample, Example
-from ldm.errors import UserError
 
 CountTokens = Callable[[str], int]
 
@@ -30,7 +27,7 @@ class Facts:
     Attributes:
         part: of the mixed sources, the one it is in.
         key: as in ``Example``.
-        fault: why it cannot be used; None, and the rest known, when it can.
+        faults: why it cannot be used; none, and the rest known, when it can.
         size: upright (height, width).
         look: of its pixels.
         label: its class.
@@ -39,38 +36,56 @@ class Facts:
 
     part: int
     key: str
-    fault: Fault | None = None
+    faults: tuple[Fault, ...] = ()
     size: tuple[int, int] = (0, 0)
     look: Look | None = None
     label: int | None = None
     tokens: tuple[int, ...] = ()
 
 
-def facts_of(part: int, key: str, read: Callable[[], Example], count_tokens: CountTokens) -> Facts:
+class Opening(NamedTuple):
+    """How an example is opened.
+
+    Attributes:
+        key: as in ``Example``.
+        read: opens all of it.
+        picture: opens its picture, though its words may be bad; None where one cannot be had without the other.
+    """
+
+    key: str
+    read: Callable[[], Example]
+    picture: Callable[[], object] | None = None
+
+
+def facts_of(part: int, how: Opening, count_tokens: CountTokens) -> Facts:
     """Open an example and look at it; never raises over what is in it.
 
     Args:
         part: as in ``Facts``.
-        key: as in ``Example``.
-        read: opens the example.
+        how: opens the example.
         count_tokens: the length of a caption.
     """
-    try:
-        example = read()
+    example, fault = _opened(how.key, how.read)
+    if isinstance(example, Example):
         tokens = tuple(count_tokens(caption) for caption in example.captions)
-        return Facts(part, key, None, example.original, look_at(example.image), example.label, tokens)
+        return Facts(part, how.key, (), example.original, look_at(example.image), example.label, tokens)
+    # bad words are told first, and would hide what is wrong with the picture
+    other = _opened(how.key, how.picture)[1] if how.picture is not None else None
+    return Facts(part, how.key, tuple(dict.fromkeys(each for each in (fault, other) if each is not None)))
+
+
+def _opened(key: str, read: Callable[[], object]) -> tuple[object, Fault | None]:
+    """What there is, or why it cannot be had."""
+    try:
+        return read(), None
     except BadExample as error:
-        return Facts(part, key, Fault(_kind(error), str(error)))
+        return None, Fault(_kind(error), str(error))
     except Exception as error:  # no file of others may end a check: what nobody foresaw is a finding too
-        return Facts(part, key, Fault("unusable", f"{key}: {type(error).__name__}: {error}"))
+        return None, Fault("unusable", f"{key}: {type(error).__name__}: {error}")
 
 
-# What ``ldm.open_picture`` says of a picture, and the sources of words and tars. Paths are in these messages too, so
-# they are told by words that stand before or after any path.
-_OF_PICTURES = (
-    ("bomb", r" has \d+ x \d+ pixels, and at most [\d,]+ are opened$"),
-    ("animated", r" has \d+ frames, and which is meant is unknown: "),
-)
+# What sources say of words and tars. Paths are in these messages too, so they are told by words that stand before or
+# after any path.
 _OF_WORDS = (
     (
         "shard",
@@ -87,30 +102,9 @@ _OF_WORDS = (
         r" is no (JSON|CSV): | should be an object such as | fields, and the first line has | should be a path in ",
     ),
 )
-# What Pillow and its decoders say of a file that ends too early.
-_CUT_OFF = re.compile(r"truncated|unexpected end|broken data stream|not enough (image )?data|premature", re.IGNORECASE)
 
 
 def _kind(error: BadExample) -> str:
-    if isinstance(error.__cause__, UserError):  # of ``ldm.open_picture``
-        return _kind_of_picture(str(error), _causes(error))
+    if error.fault is not None:
+        return error.fault
     return next((kind for kind, words in _OF_WORDS if re.search(words, str(error))), "unusable")
-
-
-def _kind_of_picture(message: str, causes: list[BaseException]) -> str:
-    for cause, kind in ((FileNotFoundError, "missing"), (Image.DecompressionBombError, "bomb")):
-        if any(isinstance(each, cause) for each in causes):
-            return kind
-    otherwise = "truncated" if any(_CUT_OFF.search(str(cause)) for cause in causes) else "unreadable"
-    return next((kind for kind, words in _OF_PICTURES if re.search(words, message)), otherwise)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """What an error was raised from, and so on, but for errors of ours, whose messages have paths."""
-    found = []
-    cause = error.__cause__
-    while cause is not None:
-        if not isinstance(cause, UserError):
-            found.append(cause)
-        cause = cause.__cause__
-    return found

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldm.data.check.facts import CountTokens, Facts, Fault, facts_of
+from ldm.data.check.facts import CountTokens, Facts, Fault, Opening, facts_of
 from ldm.data.example import Example, Source
+from ldm.data.pictures import Pictures
 
 Read = Callable[[], Example]
 Item = tuple[int, int | tuple[str, Read]]  # a part, and an index in it, or, of a stream, a key and what opens it
@@ -50,18 +51,20 @@ class Examples:
         left = len(numbers)
         for number, item in enumerate(self if left else ()):
             if number in numbers:
-                yield number, opener(self.parts, item)[1]
+                yield number, opener(self.parts, item).read
                 left -= 1
                 if not left:  # the rest of a stream need not be read
                     return
 
 
-def opener(parts: Sequence[Source], item: Item) -> tuple[str, Read]:
-    """The key of an example and what opens it."""
-    part, found = item
-    if isinstance(found, int):
-        return parts[part].key(found), partial(parts[part].read, found)
-    return found
+def opener(parts: Sequence[Source], item: Item) -> Opening:
+    """What opens an example."""
+    number, found = item
+    if not isinstance(found, int):
+        return Opening(*found)
+    part = parts[number]
+    picture = partial(part.picture, found) if isinstance(part, Pictures) else None
+    return Opening(part.key(found), partial(part.read, found), picture)
 
 
 def _distinct(part: Source) -> np.ndarray:
@@ -79,8 +82,7 @@ class _Looker:
     def __call__(self, items: Sequence[Item]) -> list[Facts]:
         found = []
         for item in items:
-            key, read = opener(self.parts, item)
-            found.append(facts_of(item[0], key, read, self.count_tokens))
+            found.append(facts_of(item[0], opener(self.parts, item), self.count_tokens))
         return found
 
 
@@ -174,10 +176,10 @@ class _Pool:
             try:
                 return pool.submit(_look, [item]).result()
             except BrokenProcessPool:
-                key = opener(self._looker.parts, item)[0]
+                key = opener(self._looker.parts, item).key
                 told = "the process that opened it came to an end, by a crash or for its memory"
                 fault = Fault("unreadable", f"{key}: {told}")
-                return [Facts(item[0], key, fault)]
+                return [Facts(item[0], key, (fault,))]
 
     def _fresh(self, workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(workers, initializer=_begin, initargs=(self._looker,))

@@ -31,7 +31,7 @@ class Shapes:
 
     def see(self, number: int, facts: Facts) -> Iterator[Problem]:
         """The problem of a picture that has to be enlarged."""
-        if facts.fault is not None:
+        if facts.faults:
             return
         self._sides.extend(facts.size)
         self._numbers.append(number)
