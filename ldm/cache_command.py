@@ -11,6 +11,7 @@ from ldm.cache.reader import Cache
 from ldm.config import load_config
 from ldm.errors import UserError
 from ldm.training.caching import open_cache
+from ldm.training.lcm_settings import LcmRun
 from ldm.training.run_source import source_of
 from ldm.training.settings import DiffusionRun
 from ldm.training.start import start_of
@@ -29,8 +30,10 @@ def cache_file(config: Path, overrides: Sequence[str]) -> None:
     from accelerate import Accelerator
 
     run = load_config(config, overrides)
+    if isinstance(run, LcmRun):
+        run = run.of_teacher()
     if not isinstance(run, DiffusionRun):
-        raise UserError(f"{config} is of task {run.task}, which trains on pictures: only task diffusion has a cache")
+        raise UserError(f"{config} is of task {run.task}, which trains on pictures: a cache is for diffusion and lcm")
     if run.cache is None:
         raise UserError(f"{config} has no `cache`: add `cache: {{}}` to it, which takes the defaults")
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())

@@ -12,11 +12,11 @@ from diffusers import LatentConsistencyModelPipeline, UNet2DConditionModel  # ty
 from test_finetune import PROMPTS, a_batch, on_meta, their_latents, their_text
 from tiny_families import FAMILIES, Folders
 from tiny_models import MODELS, fill, written
-from tiny_runs import config, differences, digits, log_of
+from tiny_runs import command, config, differences, digits, log_of
 from torch import Tensor
 
 import ldm
-from ldm.config import validate
+from ldm.config import dump_config, validate
 from ldm.diffusion.settings import ProcessConfig
 from ldm.errors import UserError
 from ldm.training.lcm_player import StudentPlayer
@@ -263,7 +263,11 @@ def test_a_frozen_teacher_in_half_precision_teaches_the_same(
 
 def test_a_cache_takes_the_place_of_pictures_and_texts(teachers: dict[str, Path], told: Path, tmp_path: Path) -> None:
     kept = run_of(teachers["text"], tmp_path / "kept", guidance=[1.0, 5.0], cache={"dtype": "fp32"})
+    (tmp_path / "run.yaml").write_text(dump_config(kept))
+    assert command("data", "cache", str(tmp_path / "run.yaml")) == 0
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "kept" / "cache").iterdir()}
     train(kept)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "kept" / "cache").iterdir()} == files
     losses = [[record["loss"] for record in log_of(run)] for run in (told.parents[1], tmp_path / "kept")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     sample = LcmTask(kept, CPU).samples[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import WIDTH
 from tiny_runs import config_file, log_of, trained
 
 from ldm.training.trainer import Trainer
@@ -53,9 +54,9 @@ def test_losses_are_those_of_the_cpu(changes, near, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("kind", ["label", "vae"])
-def test_no_step_waits_for_the_device(kind, precision, tmp_path, monkeypatch):
-    """From the third step on; what first steps set up may wait."""
+@pytest.mark.parametrize("kind", ["label", "vae", "latent"])
+def test_no_step_waits_for_the_device(kind, precision, whole, tmp_path, monkeypatch):
+    """From the third step on; what first steps set up may wait. Latents are encoded at every step."""
     plain, seen = Trainer.take_step, []
 
     def watched(self: Trainer, *arguments: Any) -> None:
@@ -68,7 +69,10 @@ def test_no_step_waits_for_the_device(kind, precision, tmp_path, monkeypatch):
         seen.append(late)
 
     monkeypatch.setattr(Trainer, "take_step", watched)
-    trained(kind, tmp_path / "run", train__mixed_precision=precision, train__log_every=100)
+    model = whole["text"]
+    parts = {"codec__path": model, "condition__path": model, "unet__cross_attention_dim": WIDTH}
+    changes = parts if kind == "latent" else {}
+    trained(kind, tmp_path / "run", train__mixed_precision=precision, train__log_every=100, **changes)
     assert sum(seen) == 4
 
 
