@@ -274,7 +274,7 @@ def _tell_what_is_kept(config: Path, overrides: list[str]) -> None:
     if os.environ.get("RANK", "0") == "0":
         last = latest_checkpoint(load_config(config, overrides).output)
         told = "no checkpoint was written yet" if last is None else f"{last} is kept, and --resume goes on from it"
-        print(f"{told} (SIGTERM, unlike an interrupt, saves first)", file=sys.stderr)
+        print(told, file=sys.stderr)
 
 
 @app.command()

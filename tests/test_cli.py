@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -385,12 +386,14 @@ def test_an_interrupted_training_tells_what_it_goes_on_from(
     file = config_file("label", tmp_path / "run.yaml", run, train__steps=2, train__checkpoint_every=1)
     replace = os.replace
 
-    def interrupted_once(*names: Any) -> None:
+    def interrupted_twice(*names: Any) -> None:
         replace(*names)
         if Path(names[1]).name == "step_00000001":
             signal.raise_signal(signal.SIGINT)
+            time.sleep(1.1)  # after which it is no echo of the first
+            signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(os, "replace", interrupted_once)
+    monkeypatch.setattr(os, "replace", interrupted_twice)
     assert command("train", str(file)) == 130
     told = capsys.readouterr().err
     assert f"{run / 'checkpoints' / 'step_00000001'} is kept, and --resume goes on from it" in told

@@ -11,13 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from several_runs import ENVIRONMENT
 from tiny_runs import config_file, differences, log_of, trained
 
+from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.journal import read_log
-from ldm.training.signals import EXIT_CODE, Stopped
+from ldm.training.signals import Stopped
+from ldm.training.trainer import Trainer
 from ldm.weights.model import latest_checkpoint
 
 STEPS = 40
@@ -58,13 +62,15 @@ def signalled(number: signal.Signals, run: Path, step: int) -> Iterator[list[int
         thread.join()
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 1)])
-def test_a_signal_saves_and_ends_the_run_within_a_step(number, workers, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("number", "workers", "code"), [(signal.SIGTERM, 0, 75), (signal.SIGUSR1, 1, 75), (signal.SIGINT, 0, 130)]
+)
+def test_a_signal_saves_and_ends_the_run_within_a_step(number, workers, code, tmp_path, capsys):
     run, settings = tmp_path / "run", {"train__steps": STEPS, "train__workers": workers}
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as stop, signalled(number, run, 2) as noted:
         trained("label", run, **settings)
-    assert stop.value.code == EXIT_CODE == 75
+    assert stop.value.code == code
     assert signal.getsignal(number) == before
     last = latest_checkpoint(run)
     assert last is not None
@@ -78,6 +84,52 @@ def test_a_signal_saves_and_ends_the_run_within_a_step(number, workers, tmp_path
     whole = trained("label", tmp_path / "whole", **{**settings, "train__steps": short})
     assert differences(last, whole) == []
     assert [record for record in log_of(run) if "event" not in record] == log_of(tmp_path / "whole")
+
+
+def test_pictures_are_broken_off_and_drawn_later(tmp_path, monkeypatch):
+    """A sheet that would take hours does not keep a signal waiting."""
+    settings = {"train__steps": 4, "train__sample_every": 2, "sample__sampler": "ddpm"}
+    whole = trained("label", tmp_path / "whole", **settings, sample__steps=3)
+    run, draw = tmp_path / "run", DiffusionTask.draw
+
+    def slowly(*arguments: Any) -> list[torch.Tensor]:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(600)
+        return draw(*arguments)
+
+    monkeypatch.setattr(DiffusionTask, "draw", slowly)
+    with pytest.raises(Stopped):
+        trained("label", run, **settings, sample__steps=3)
+    assert str(latest_checkpoint(run)).endswith("step_00000002")
+    assert not (run / "samples").exists()
+    monkeypatch.undo()
+    last = trained("label", run, resume=True, **settings, sample__steps=3)
+    assert differences(last, whole) == []
+    for name in ("step_00000002.png", "step_00000004.png"):
+        assert (run / "samples" / name).read_bytes() == (tmp_path / "whole" / "samples" / name).read_bytes()
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path, monkeypatch, capfd):
+    """But what comes twice at once is one: torchrun passes on what the terminal has sent to everybody."""
+
+    def twice(*_: Any) -> list[torch.Tensor]:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("was not broken off")
+
+    monkeypatch.setattr(DiffusionTask, "draw", twice)
+    save = Trainer.checkpoint
+
+    def late(self: Trainer) -> None:
+        signal.raise_signal(signal.SIGINT)  # within a second
+        save(self)
+        time.sleep(1.1)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "checkpoint", late)
+    with pytest.raises(KeyboardInterrupt):
+        trained("label", tmp_path / "run", train__steps=2, train__sample_every=1)
+    assert capfd.readouterr().err.count("stopping after this step; Ctrl-C again ends at once") == 1
+    assert str(latest_checkpoint(tmp_path / "run")).endswith("step_00000001")
 
 
 # Stand-ins for the programs of a cluster: a job step on this host, and what is asked of the scheduler.

@@ -84,7 +84,8 @@ def test_pictures_that_cannot_be_measured_are_named(base, tmp_path, capsys):
 def test_a_cache_has_the_captions_of_what_is_held_out(base, tmp_path):
     captions = {"shuffle": True, "variants": 3}
     held = {"count": 6, "every": 2, "seed": 1}
-    trained(base, tmp_path / "run", captions=captions, cache={}, validation=held)
+    half = {**TRAIN, "mixed_precision": "bf16"}  # in which autocast cannot stack what the cache keeps, float16
+    trained(base, tmp_path / "run", captions=captions, cache={}, validation=held, train=half)
     assert [r for r in log_of(tmp_path / "run") if "validation_loss" in r]
 
 
@@ -178,6 +179,36 @@ def test_a_run_compares_its_samples(base, tmp_path):
     (told,) = [r for r in log_of(tmp_path / "run") if "nearest_distance" in r]
     assert told["nearest_distance"] <= told["nearest_distance_median"]
     assert (tmp_path / "run" / "samples" / "step_00000004_nearest.png").is_file()
+
+
+def test_pictures_of_several_shapes_are_compared(base, tmp_path):
+    for k in range(6):
+        put(tmp_path / "pictures" / f"{k}.png", k, (64, 64 - 16 * (k % 2)))
+    changes = {
+        "data": {"source": "folder", "path": str(tmp_path / "pictures"), "caption": "two", "colours": "grey"},
+        "frame": {"resolution": 64, "step": 16},
+        "memorised": {},
+        "sample": {"count": 2, "steps": 2, "sampler": "ddim", "conditions": ["two"]},
+        "train": {**TRAIN, "steps": 1},
+    }
+    trained(base, tmp_path / "run", **changes)
+    assert (tmp_path / "run" / "samples" / "step_00000001_nearest.png").is_file()
+
+
+def test_one_picture_is_compared_with_none(base, tmp_path):
+    with pytest.raises(UserError, match=r"there are fewer than two: memorised=null does without"):
+        trained(base, tmp_path / "run", memorised={}, limit=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_draw_into_its_own_data(base, tmp_path):
+    put(tmp_path / "pictures" / "one.png", 1, (32, 32))
+    folder = {"source": "folder", "path": str(tmp_path / "pictures"), "caption": "two", "colours": "grey"}
+    mnist = {"source": "mnist", "path": str(digits()), "size": 32, "captions": True}
+    for data in (folder, {"source": "mix", "sources": [{"data": mnist}, {"data": folder}]}):
+        with pytest.raises(UserError, match="the folder of the pictures, and what the run draws would be data"):
+            trained(base, tmp_path / "pictures" / "deep" / "run", data=data)
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["one.png"]
 
 
 def test_vectors_of_cached_moments_are_those_of_pictures(base, tmp_path):

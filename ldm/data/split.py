@@ -85,7 +85,8 @@ def hold_out(source: Source, count: int, seed: int) -> tuple[Source, Source]:
     same = torch.tensor([first.setdefault(source.key(i), i) for i in range(len(source))])
     distinct = torch.tensor(list(first.values()))
     if not 0 <= count < len(distinct):
-        raise UserError(f"{source.name} has {len(distinct)} pictures, of which {count} cannot be held out")
+        told = f"{source.name} has {len(distinct)} pictures, of which {count} cannot be held out"
+        raise UserError(f"{told}: set validation.count to less, or to 0")
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(mix(seed, 8)))
     held = distinct[order[:count]].sort().values
     return Chosen(source, torch.nonzero(~torch.isin(same, held)).flatten()), Chosen(source, held)

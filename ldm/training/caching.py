@@ -41,7 +41,7 @@ def open_cache(
     if run.cache is None:
         return None
     if source.stream:
-        raise no_stream("cache finds pictures again by their keys", source, "leave out `cache`")
+        raise no_stream("cache finds pictures again by their keys", source, "set cache to null")
     return open_or_build(wanted(run, run.cache, source, start, device), thorough=thorough)
 
 

@@ -17,8 +17,9 @@ from ldm.data.streaming import no_stream
 from ldm.errors import UserError
 from ldm.text_conditioner import TextConditioner
 from ldm.training.caching import open_cache
+from ldm.training.memorised import check_enough, distinct_places
 from ldm.training.player import layout
-from ldm.training.prior import class_pictures, with_prior
+from ldm.training.prior import class_pictures, is_of_class, with_prior
 from ldm.training.run_source import source_of
 from ldm.training.settings import DiffusionRun
 from ldm.training.start import FROZEN, Start, condition_of, start_of
@@ -104,7 +105,9 @@ def _check(run: DiffusionRun, samples: TrainingSamples) -> None:
         raise UserError("prior needs pictures of one shape, so that each step has both kinds: frame.buckets false")
     streams = any(part.stream for part in samples.plan.parts)
     if run.memorised is not None and streams:
-        raise no_stream("memorised looks through the training pictures", samples.source, "leave out `memorised`")
+        raise no_stream("memorised looks through the training pictures", samples.source, "set memorised to null")
+    if run.memorised is not None:
+        check_enough(distinct_places(samples, is_of_class))
     if isinstance(run.tune, InversionTune) and not streams:
         numbers = range(min(_CAPTIONS_LOOKED_AT, len(samples.source)))
         check_captions(run.tune.token, [samples[n]["captions"] for n in numbers])

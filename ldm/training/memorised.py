@@ -1,6 +1,6 @@
 """Samples that are copies of training pictures, found early (cf. Carlini et al. 2023, https://arxiv.org/abs/2301.13188).
 
-Every picture is a vector: the mean of its latents, averaged over at most 16 x 16 places, or without an autoencoder its
+Every picture is a vector: the mean of its latents, averaged over 16 x 16 places, or without an autoencoder its
 brightness over as many. The distance of two is the root of the mean square difference. How near is too near, the data
 say: each training picture has a distance to the nearest other one, and the limit is a low quantile of these. A sample
 below it is nearer to a training picture than all but that share of the training pictures are to each other.
@@ -53,6 +53,24 @@ class Neighbours(NamedTuple):
     rows: Tensor
 
 
+def distinct_places(samples: TrainingSamples, leave_out: Callable[[Source], bool]) -> list[Place]:
+    """Where each picture is, once; of no source to leave out."""
+    parts = samples.plan.parts
+    own = [Place(p, i) for p, part in enumerate(parts) if not leave_out(part) for i in range(len(part))]
+    return list({(place.part, parts[place.part].key(place.index)): place for place in own}.values())
+
+
+def check_enough(places: Sequence[Place]) -> None:
+    """Refuse to compare a picture with none.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    if len(places) < 2:
+        told = "memorised compares training pictures with each other, and there are fewer than two"
+        raise UserError(f"{told}: memorised=null does without")
+
+
 class Memory:
     """The training pictures that samples are compared with.
 
@@ -78,14 +96,11 @@ class Memory:
         leave_out: Callable[[Source], bool] = lambda _: False,
     ) -> None:
         self._samples, self._encoder = samples, encoder
-        parts = samples.plan.parts
-        own = [Place(p, i) for p, part in enumerate(parts) if not leave_out(part) for i in range(len(part))]
-        distinct = list({(place.part, parts[place.part].key(place.index)): place for place in own}.values())
+        distinct = distinct_places(samples, leave_out)
         step = max(1.0, len(distinct) / config.pictures)
         self.places = [distinct[int(k * step)] for k in range(min(len(distinct), config.pictures))]
         self._features, self.places = self._all_features()
-        if len(self.places) < 2:
-            raise UserError("memorised compares training pictures with each other, and there are fewer than two")
+        check_enough(self.places)
         nearest = _nearest(self._features, self._features, apart=True).distances
         self.limit = float(nearest.quantile(config.quantile))
 
@@ -177,14 +192,14 @@ def _alike(rows: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _vectors(rows: Tensor, codec: Codec, kept: Kept | None) -> Tensor:
-    """(B, D) on the CPU, D at most 256 times the channels."""
+    """(B, D) on the CPU, D 256 times the channels."""
     if isinstance(codec, VAECodec):
         device = codec.vae.last_layer.device
         means = codec.mean(rows.to(device) if kept is not None else codec.encode(rows.to(device)))
     else:
         means = rows.mean(1, keepdim=True)
-    places = (min(_PLACES, means.shape[2]), min(_PLACES, means.shape[3]))
-    return F.adaptive_avg_pool2d(means.float(), places).flatten(1).cpu()
+    # smaller ones are enlarged, so that pictures of all shapes have as many numbers
+    return F.adaptive_avg_pool2d(means.float(), (_PLACES, _PLACES)).flatten(1).cpu()
 
 
 def _nearest(queries: Tensor, features: Tensor, apart: bool) -> Neighbours:

@@ -103,7 +103,7 @@ def train(run: RunSettings, *, resume: bool | Resume = False) -> Path:
         if journal is not None:
             told = f"stopped by {trainer.stopped} after step {trainer.step}, which is saved; --resume goes on"
             print(told, file=sys.stderr)
-        raise Stopped
+        raise Stopped(trainer.stopped)
     last = latest_checkpoint(run.output)
     assert last is not None
     return last

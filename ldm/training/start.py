@@ -57,7 +57,9 @@ def start_of(run: DiffusionRun, source: Source) -> Start:
     prompts = run.validation.prompts if run.validation is not None else ()
     check_conditions(start.model, (*run.sample.conditions, *prompts))
     if run.masks is not None and not start.model.inpaints:
-        raise UserError("masks are for inpainting networks, and this one reads no mask beside the picture")
+        raise UserError(
+            "masks are for inpainting networks, and this one reads no mask beside the picture: leave out `masks`"
+        )
     return start
 
 

@@ -87,11 +87,14 @@ class Trainer:
             UserError: a loss or gradient is not finite, and the weights are those before that step; or too much of the
                 data cannot be used.
         """
-        settings, outlook = self.run.train, Outlook(self.run, self.task, self.team, journal)
+        settings = self.run.train
         bar = Progress(settings.steps, self.step, hidden=journal is None)
         prepared = batches(self.task.samples, self.step, settings, self.team, self.accelerator.device)
         # closed here, as its processes do not hear the signal by which the interpreter would end them
         with bar, contextlib.closing(prepared) as source, StopNote(self.team) as note:
+            outlook = Outlook(self.run, self.task, self.team, journal, note)
+            if self.step > 0 and outlook.lacks(self.step):
+                self._look(outlook, note)
             meter = Meter()
             while self.step < settings.steps and self.stopped is None:
                 note.ask()
@@ -102,9 +105,11 @@ class Trainer:
                 bar.advance()
                 signal = note.heard()
                 self.stopped = signal if self.step < settings.steps else None
-                self._leave(meter, outlook, journal, bar)
+                self._leave(meter, journal, bar, outlook, note)
+        if self.stopped is not None and journal is not None:
+            journal.write({"step": self.step, "event": "stopped", "signal": self.stopped})
 
-    def _leave(self, meter: Meter, outlook: Outlook, journal: Journal | None, bar: Progress) -> None:
+    def _leave(self, meter: Meter, journal: Journal | None, bar: Progress, outlook: Outlook, note: StopNote) -> None:
         """What is due after a step: a line of the log, pictures, a checkpoint."""
         settings = self.run.train
         save = self._is_due(settings.checkpoint_every) or self.stopped is not None
@@ -112,13 +117,17 @@ class Trainer:
             return
         self._check_finite()
         self._log(meter, journal, bar)
-        if self.stopped is None:
-            outlook.look(self.step, self.average)
-        elif journal is not None:
-            journal.write({"step": self.step, "event": "stopped", "signal": self.stopped})
-        if save:
+        if self.stopped is None and outlook.is_due(self.step):
+            self._look(outlook, note)
+        if save or self.stopped is not None:
             self.checkpoint()
         meter.reset()
+
+    def _look(self, outlook: Outlook, note: StopNote) -> None:
+        """Draw and measure, and hear whether it was broken off."""
+        outlook.look(self.step, self.average)
+        note.ask()
+        self.stopped = note.heard()
 
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.run.train.steps

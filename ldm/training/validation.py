@@ -67,11 +67,12 @@ class HeldOut:
         total: Tensor = torch.zeros((), device=device)
         count = 0
         computing: Any = torch.autocast(device.type, half) if half is not None else contextlib.nullcontext()
-        with torch.no_grad(), computing:
+        with torch.no_grad():
             for number in share_of(-(-self.count // self.batch_size), rank, processes):
-                batch = self.batch(number)
+                batch = self.batch(number)  # which autocast, on a CPU, cannot stack in half precision
                 self._note(batch)
-                losses, _ = player.losses(batch.to(device))
+                with computing:
+                    losses, _ = player.losses(batch.to(device))
                 total, count = total + losses.sum(), count + len(losses)
         return {"loss": (float(total), float(count))}
 

@@ -210,5 +210,6 @@ def _trouble(name: str, revision: str | None, cache: Path) -> Iterator[None]:
         if not isinstance(error, errors.HfHubHTTPError.__bases__):  # OSError, and the base of its HTTP client's errors
             raise
         raise UserError(
-            f"{at} cannot be fetched, the hub is not reached ({error}); HF_HUB_OFFLINE=1 uses what is in the cache"
+            f"{at} is no folder or file here, and cannot be fetched: the hub is not reached ({error}); "
+            "HF_HUB_OFFLINE=1 uses what is in the cache"
         ) from error
