@@ -337,7 +337,7 @@ def run(function: Any, *arguments: Any) -> None:
         _tell_interrupted()
         sys.exit(130)
     except SystemExit as ending:
-        if ending.code == 130:  # what typer makes of an interrupt, without a word
+        if ending.code == 130 and type(ending) is SystemExit:  # what typer makes of an interrupt, without a word
             _tell_interrupted()
         raise
 

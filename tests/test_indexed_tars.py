@@ -177,6 +177,30 @@ def test_what_follows_a_damage_is_one_bad_sample(tmp_path):
     assert all(isinstance(one, Example) for one in found.values())
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (b"-0000001000\0", "is damaged behind its first 3 samples"),  # tarfile would go backwards for ever
+        (b"\xff" * 10 + b"\0\0", "is damaged behind its first 3 samples"),
+        (b"\x80\x7f" + b"\xff" * 10, "is damaged behind its first 3 samples"),
+        (b"\x80" + b"\0" * 5 + b"\x01" + b"\0" * 5, "is cut off in the middle of 000000002.png"),  # a tebibyte
+    ],
+)
+def test_sizes_that_no_file_has(size, told, indexed, tmp_path):
+    (path,) = write_shards(tmp_path, [4], statistics=False)
+    held = bytearray(path.read_bytes())
+    header = held.index(b"000000002.png")
+    held[header + 124 : header + 136] = size
+    held[header + 148 : header + 156] = b" " * 8
+    held[header + 148 : header + 156] = b"%06o\0 " % sum(held[header : header + 512])
+    path.write_bytes(held)
+    found = [one for _, one in (all_of(opened(tmp_path)) if indexed else streamed(tmp_path))]
+    assert [isinstance(one, Example) for one in found[:2]] == [True, True]
+    assert all(isinstance(one, str) for one in found[2:])
+    assert any(told in str(one) for one in found[2:])
+
+
 def test_messages_name_the_tar_as_the_settings_do(tmp_path, listed):
     """A list is of the tar, by whatever path and beside whatever others it was made."""
     write_tar(tmp_path / "0.tar", [("a", members_of(1)), ("b", {"png": picture(2), "txt": b" "})])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,8 +19,10 @@ import torch
 from several_runs import ENVIRONMENT
 from tiny_runs import config_file, differences, log_of, trained
 
+from ldm.training import signals
 from ldm.training.diffusion_task import DiffusionTask
 from ldm.training.journal import read_log
+from ldm.training.run import Resume
 from ldm.training.signals import Stopped
 from ldm.training.trainer import Trainer
 from ldm.weights.model import latest_checkpoint
@@ -86,27 +89,31 @@ def test_a_signal_saves_and_ends_the_run_within_a_step(number, workers, code, tm
     assert [record for record in log_of(run) if "event" not in record] == log_of(tmp_path / "whole")
 
 
+def endlessly(*_: Any) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(600)
+
+
 def test_pictures_are_broken_off_and_drawn_later(tmp_path, monkeypatch):
     """A sheet that would take hours does not keep a signal waiting."""
-    settings = {"train__steps": 4, "train__sample_every": 2, "sample__sampler": "ddpm"}
-    whole = trained("label", tmp_path / "whole", **settings, sample__steps=3)
-    run, draw = tmp_path / "run", DiffusionTask.draw
-
-    def slowly(*arguments: Any) -> list[torch.Tensor]:
-        signal.raise_signal(signal.SIGTERM)
-        time.sleep(600)
-        return draw(*arguments)
-
-    monkeypatch.setattr(DiffusionTask, "draw", slowly)
-    with pytest.raises(Stopped):
-        trained("label", run, **settings, sample__steps=3)
-    assert str(latest_checkpoint(run)).endswith("step_00000002")
-    assert not (run / "samples").exists()
-    monkeypatch.undo()
-    last = trained("label", run, resume=True, **settings, sample__steps=3)
+    settings = {"train__steps": 4, "train__sample_every": 2, "sample__sampler": "ddpm", "sample__steps": 3}
+    settings |= {"validation": {"count": 4, "every": 2, "prompts": [3]}, "memorised": {}}
+    whole = trained("label", tmp_path / "whole", **settings)
+    run = tmp_path / "run"
+    # in the loss on what is held out, in the sheet of prompts, in that of samples, and in the search for copies
+    for method in ("validation", "draw_validation", "draw", "write_sheet"):
+        with monkeypatch.context() as patched:
+            patched.setattr(DiffusionTask, method, endlessly)
+            with pytest.raises(Stopped):
+                trained("label", run, resume=Resume.IF_ANY, **settings)
+        assert str(latest_checkpoint(run)).endswith("step_00000002")
+        assert not (run / "samples" / "step_00000002.png").exists()
+    last = trained("label", run, resume=True, **settings)
     assert differences(last, whole) == []
-    for name in ("step_00000002.png", "step_00000004.png"):
-        assert (run / "samples" / name).read_bytes() == (tmp_path / "whole" / "samples" / name).read_bytes()
+    assert [record for record in log_of(run) if "event" not in record] == log_of(tmp_path / "whole")
+    for folder, step in itertools.product(("samples", "validation"), (2, 4)):
+        sheets = [place / folder / f"step_{step:08d}.png" for place in (run, tmp_path / "whole")]
+        assert sheets[0].read_bytes() == sheets[1].read_bytes()
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path, monkeypatch, capfd):
@@ -117,12 +124,13 @@ def test_a_second_interrupt_does_not_wait(tmp_path, monkeypatch, capfd):
         raise AssertionError("was not broken off")
 
     monkeypatch.setattr(DiffusionTask, "draw", twice)
+    monkeypatch.setattr(signals, "_SAME", 600)
     save = Trainer.checkpoint
 
     def late(self: Trainer) -> None:
-        signal.raise_signal(signal.SIGINT)  # within a second
+        signal.raise_signal(signal.SIGINT)
         save(self)
-        time.sleep(1.1)
+        monkeypatch.setattr(signals, "_SAME", 0)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Trainer, "checkpoint", late)

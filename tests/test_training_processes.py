@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from picture_folders import put
 from several_runs import ENVIRONMENT, train_on_two_hosts
 from tiny_runs import command, config_file, digits, log_of, trained
 
+from ldm.data.folder import FolderConfig, FolderSource
+from ldm.data.split import hold_out
 from ldm.weights.files import read_tensors
 from ldm.weights.model import latest_checkpoint
 
@@ -48,6 +51,23 @@ def same(one: Path, other: Path, steps: int) -> None:
         weights, alone = read_tensors(found / file), read_tensors(wanted / file)
         assert weights.keys() == alone.keys()
         assert max(float((weights[k].float() - alone[k].float()).abs().max()) for k in weights) < 1e-3
+
+
+def test_all_stop_where_one_cannot_measure(tmp_path):
+    """A picture that is held out and damaged falls to one process; the other waits for no answer."""
+    data = {"source": "folder", "path": str(tmp_path / "pictures"), "colours": "grey"}
+    for k in range(6):
+        put(tmp_path / "pictures" / f"{k}.png", k, (28, 28))
+    _, held = hold_out(FolderSource(FolderConfig(**data)), 2, 0)
+    damaged = tmp_path / "pictures" / held.key(1)
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    changes = {"data": data, "validation": {"count": 2, "times": 1, "every": 1}, "train__batch_size": 1}
+    file = config_file("toy", tmp_path / "run.yaml", tmp_path / "run", **changes)
+    done = launched(["torch.distributed.run", "--standalone", "--nproc-per-node", "2"], file)
+    assert done.returncode != 0
+    assert "error: 1 held-out examples cannot be used" in done.stderr
+    assert "exitcode  : 2" in done.stderr
+    assert "RuntimeError" not in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch import Tensor
 from ldm.data.decode import Stored
 from ldm.data.example import BadExample, Words
 from ldm.data.pictures import Pictures, as_tuple
-from ldm.data.shards import open_shard
+from ldm.data.shards import open_shard, reading
 from ldm.data.size_index import with_stand_ins
 from ldm.data.streaming import skipped_of
 from ldm.data.tar_lists import NAME, PLACE, list_tars
@@ -120,8 +120,9 @@ class _OpenTars:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(place)
         file = self._files[place]
-        file.seek(start)
-        return file.read(length)
+        with reading(place):
+            file.seek(start)
+            return file.read(length)
 
     def __reduce__(self) -> tuple[type[_OpenTars], tuple[()]]:  # open files stay in their process
         return _OpenTars, ()

@@ -176,7 +176,7 @@ class _Patient(io.RawIOBase):
         self._url, self._at = url, 0
         self._how = {} if ahead else {"cache_type": "none"}
         self._file: Any = None
-        self._size: int = self._try(lambda file: file.size)
+        self._size: int | None = self._try(lambda file: file.size)
 
     def _try(self, function: Callable[[Any], T]) -> T:
         with reaching(self._url):
@@ -209,7 +209,9 @@ class _Patient(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence] + offset
+        if whence == io.SEEK_END and self._size is None:
+            raise io.UnsupportedOperation(f"{self._url} does not tell its length")
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size or 0}[whence] + offset
         return self._at
 
     def readinto(self, buffer: Any, /) -> int:
@@ -223,6 +225,30 @@ class _Patient(io.RawIOBase):
             self._file.close()
             self._file = None
         super().close()
+
+
+@contextlib.contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Around what reads a shard on a disk, which may fail.
+
+    Raises:
+        UserError: in place of what the system says.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place} cannot be read: {error}") from error
+
+
+def length_of(file: BinaryIO, place: str) -> int | None:
+    """Bytes of an open shard, which is at its beginning afterwards; None where its server does not tell."""
+    with reading(place):
+        try:
+            end = file.seek(0, io.SEEK_END)
+        except io.UnsupportedOperation:
+            return None
+        file.seek(0)
+        return end
 
 
 def state_of(place: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Self
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # a sample's name, and what tells its members apart
+_LARGEST = 2**50  # bytes of a file
 
 
 def samples_of(file: BinaryIO) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
@@ -49,6 +50,8 @@ def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     tar: Any = tarfile.TarFile(fileobj=file, mode="r", tarinfo=Member, errors="backslashreplace")
     while (member := tar.next()) is not None:
         tar.members.clear()  # it would keep all of them
+        if not 0 <= member.size < _LARGEST:  # with which tarfile would go backwards, or beyond what a place can be
+            raise tarfile.ReadError(f"byte {member.offset:,} begins a file of {member.size:,} bytes, which none has")
         yield member
     # Where tarfile does not know a header, it takes the tar to end.
     file.seek(tar.offset)

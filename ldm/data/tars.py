@@ -8,7 +8,6 @@ without naming it. ``benchmarks/streaming.py`` has both side by side.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,17 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from ldm.data.cursor import Row
-from ldm.data.shards import find_shards, is_remote, open_shard, read_if_there, remembered, short_names, together
+from ldm.data.shards import (
+    find_shards,
+    is_remote,
+    length_of,
+    open_shard,
+    read_if_there,
+    reading,
+    remembered,
+    short_names,
+    together,
+)
 from ldm.data.tar_members import ending_of, samples_of
 from ldm.errors import UserError
 
@@ -109,8 +118,7 @@ class Tar:
         self.place, self.called = place, called or place
         self._name, self._pictures, self._wanted, self._look = name, pictures, wanted, look
         self._file = open_shard(place)
-        self._end = self._file.seek(0, io.SEEK_END)
-        self._file.seek(0)
+        self._end = length_of(self._file, place)
         self._samples = samples_of(self._file)
         self._done = 0
         self.endings: set[str] = set()
@@ -133,7 +141,8 @@ class Tar:
         Raises:
             tarfile.ReadError: what follows is damaged.
         """
-        found = next(self._samples, None)
+        with reading(self.place):
+            found = next(self._samples, None)
         self._done += found is not None
         return found
 
@@ -147,9 +156,13 @@ class Tar:
             if ending in parts:
                 trouble = f"{self._name}/{name} has several .{ending} files: are two samples of one name?"
             if ending in self._wanted:
-                parts[ending] = self._part(member, ending)
-                if member.offset_data + member.size > self._end:
+                whole = self._end is None or member.offset_data + member.size <= self._end
+                with reading(self.place):
+                    # of a size that is a lie there may not even be memory
+                    part = self._part(member, ending) if whole else b""
+                if not whole or (isinstance(part, bytes) and len(part) < member.size):
                     trouble = f"{self.called} is cut off in the middle of {member.name}"
+                parts[ending] = part
         picture = next((ending for ending in self._pictures if ending in parts), None)
         key = f"{self._name}/{name}" + (f".{picture}" if picture else "")
         return Row(key, parts, trouble)

@@ -96,12 +96,14 @@ class DiffusionTask:
         return draw_pictures(model, self.device, wanted, seeds, inputs, self._half)
 
     def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
+        told = {}
+        if self.run.memorised is not None:
+            if self._memory is None:
+                self._memory = Memory(self.samples, self.run.memorised, self._encoder, is_of_class)
+            told = self._memory.report(pictures, path.with_name(f"{path.stem}_nearest.png"))
+        # last, as it tells that all was done
         save_grid(torch.stack(pictures), path, self.run.sample.columns, scale=2)
-        if self.run.memorised is None:
-            return {}
-        if self._memory is None:
-            self._memory = Memory(self.samples, self.run.memorised, self._encoder, is_of_class)
-        return self._memory.report(pictures, path.with_name(f"{path.stem}_nearest.png"))
+        return told
 
     def _encoder(self) -> Codec:
         """The codec on its device."""

@@ -2,10 +2,10 @@
 
 A signal only makes a note. All processes must stop after the same step, so they pass the note on: before a step they
 begin to ask whether anybody has one, on the CPU, and after it they read the answer, which the step has had time to
-bring. So nothing waits, and a run ends at the latest one step after that in which the signal came; pictures that are
-being drawn are broken off, and drawn when the run goes on. It saves a checkpoint and ends with exit code 75
-(``EX_TEMPFAIL`` of ``sysexits.h``: not done, try again), from which the programs that start runs can tell it from one
-that is done; after Ctrl-C, with the usual 130. A second Ctrl-C ends it at once.
+bring. So nothing waits, and a run ends at the latest one step after that in which the signal came. A process that
+hears it while it draws breaks that off, and it is drawn when the run goes on. The run saves a checkpoint and ends with
+exit code 75 (``EX_TEMPFAIL`` of ``sysexits.h``: not done, try again), from which the programs that start runs can tell
+it from one that is done; after Ctrl-C, with the usual 130. A second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class StopNote:
                 os.write(2, _HINT)  # print may be in the middle of a line
         self._noted, self._when = number, time.monotonic()
         if self._may_break:
-            self._may_break = False
+            self._may_break = False  # once: a second one would break off what the first has to tidy up
             raise _BrokenOff
 
     def unless_told(self, function: Callable[[], T]) -> T | None:

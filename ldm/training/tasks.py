@@ -81,6 +81,8 @@ class Task(Protocol):
     def write_sheet(self, pictures: list[Tensor], path: Path) -> dict[str, float]:
         """Write all pictures of a sheet, in order; called in the main process alone.
 
+        A signal may break it off: ``path``, which is written last, tells that all was done.
+
         Returns:
             What is to be logged of them; may be empty.
         """

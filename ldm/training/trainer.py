@@ -8,6 +8,7 @@ another number of processes goes on with the very samples.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ldm.training.journal import Journal
 from ldm.training.loader import batches, check_samples, samples_per_step
 from ldm.training.meter import Meter
 from ldm.training.optimisers import learning_rate
-from ldm.training.outlook import Outlook
+from ldm.training.outlook import Outlook, Part
 from ldm.training.parallel import Team
 from ldm.training.player import Player, place
 from ldm.training.progress import Progress
@@ -93,8 +94,8 @@ class Trainer:
         # closed here, as its processes do not hear the signal by which the interpreter would end them
         with bar, contextlib.closing(prepared) as source, StopNote(self.team) as note:
             outlook = Outlook(self.run, self.task, self.team, journal, note)
-            if self.step > 0 and outlook.lacks(self.step):
-                self._look(outlook, note)
+            if self.step > 0:
+                self._look(outlook, note, outlook.lacking(self.step))
             meter = Meter()
             while self.step < settings.steps and self.stopped is None:
                 note.ask()
@@ -112,20 +113,22 @@ class Trainer:
     def _leave(self, meter: Meter, journal: Journal | None, bar: Progress, outlook: Outlook, note: StopNote) -> None:
         """What is due after a step: a line of the log, pictures, a checkpoint."""
         settings = self.run.train
-        save = self._is_due(settings.checkpoint_every) or self.stopped is not None
-        if not (save or self._is_due(settings.log_every) or outlook.is_due(self.step)):
+        save, due = self._is_due(settings.checkpoint_every) or self.stopped is not None, outlook.due(self.step)
+        if not (save or self._is_due(settings.log_every) or due):
             return
         self._check_finite()
         self._log(meter, journal, bar)
-        if self.stopped is None and outlook.is_due(self.step):
-            self._look(outlook, note)
+        if self.stopped is None:
+            self._look(outlook, note, due)
         if save or self.stopped is not None:
             self.checkpoint()
         meter.reset()
 
-    def _look(self, outlook: Outlook, note: StopNote) -> None:
+    def _look(self, outlook: Outlook, note: StopNote, parts: Sequence[Part]) -> None:
         """Draw and measure, and hear whether it was broken off."""
-        outlook.look(self.step, self.average)
+        if not parts:
+            return
+        outlook.look(self.step, self.average, parts)
         note.ask()
         self.stopped = note.heard()
 
