@@ -13,8 +13,25 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ldm.cli_options import (
+    AllowPickle,
+    Attention,
+    BatchSize,
+    Compile,
+    Device,
+    Dtype,
+    Ema,
+    Embeddings,
+    Loras,
+    OtherVae,
+    PredictionName,
+    Revision,
+    Sampler,
+    Variant,
+)
 from ldm.data_cli import data_app
 from ldm.errors import UserError
+from ldm.measure_cli import add_to
 
 FLAG_ALIASES = {  # as people know a flag from other programs; not shown, so that --help stays short
     "cfg": "cfg-scale",
@@ -66,9 +83,7 @@ ModelPlace = Annotated[
 ]
 Negative = Annotated[str | None, typer.Option("--negative-prompt", "-n", help="what to stay away from")]
 Count = Annotated[int, typer.Option("--count", "--batch-count", "-c", help="pictures per prompt, in all")]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="pictures drawn together")]
 Seed = Annotated[int | None, typer.Option("--seed", "-s", help="of the first picture; random when left out, or -1")]
-Sampler = Annotated[str | None, typer.Option("--sampler", help="ddim, euler_a, 'DPM++ 2M Karras', ...")]
 Spacing = Annotated[
     str | None, typer.Option("--scheduler", help="of times: leading, linspace, trailing, karras, beta, ...")
 ]
@@ -106,25 +121,11 @@ HiresUpscaler = Annotated[str, typer.Option("--hires-upscaler", help="what is en
 HiresStrength = Annotated[float, typer.Option("--hires-strength", help="part redrawn the second time")]
 HiresSteps = Annotated[int | None, typer.Option("--hires-steps", help="of the second time; default: the same")]
 Tiled = Annotated[bool, typer.Option("--tiled", "--vae-tiling", help="decode in bands: less memory, the same picture")]
-Loras = Annotated[
-    list[str] | None, typer.Option("--lora", metavar="FILE[:WEIGHT]", help="also <lora:FILE:WEIGHT> in a prompt")
-]
-Embeddings = Annotated[list[Path] | None, typer.Option("--embedding", help="a file of textual inversion")]
-OtherVae = Annotated[Path | None, typer.Option("--vae", help="file or folder of another autoencoder")]
-Variant = Annotated[str | None, typer.Option("--variant", help="which files of a folder, such as fp16")]
-Revision = Annotated[str | None, typer.Option("--revision", help="commit, tag or branch of a name on the hub")]
-Ema = Annotated[bool, typer.Option("--ema", help="of a single file with both, the averaged U-Net")]
-PredictionName = Annotated[str | None, typer.Option("--prediction", help="epsilon or v, where a file does not tell")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="also read .ckpt, .pt and .bin, restricted")]
 Picture = Annotated[Path, typer.Argument(metavar="PICTURE", help="a PNG, JPEG or WebP")]
 Verify = Annotated[bool, typer.Option("--verify", help="exit code 2 unless every pixel is the same")]
 ReplayOutput = Annotated[Path | None, typer.Option("--output", "-o", help="write the new picture here")]
 Width = Annotated[int | None, typer.Option("--width", "-W", help="pixels")]
 Height = Annotated[int | None, typer.Option("--height", "-H", help="pixels")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="fp32, bf16 or fp16")]
-Attention = Annotated[str, typer.Option("--attention", help="sdpa, xformers or math")]
-Compile = Annotated[bool, typer.Option("--compile", help="compile the U-Net: pays after dozens of pictures")]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, such as configs/mnist.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="such as train.steps=100")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue the run from its newest checkpoint that is whole")]
@@ -317,6 +318,9 @@ def convert(
         "allow_pickle": allow_pickle,
     }
     convert_files(source, target, to, options)
+
+
+add_to(app)
 
 
 def run(function: Any, *arguments: Any) -> None:

@@ -97,6 +97,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Run:
     Raises:
         UserError: the file is missing, no YAML, or says what it may not; all mistakes are listed.
     """
+    return validate(read_tree(path, overrides), str(path))
+
+
+def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file as plain data, with values of its keys replaced; see :func:`load_config`.
+
+    Raises:
+        UserError: the file is missing or no YAML, or an override is none.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -106,7 +115,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Run:
         raise UserError(f"{path} should hold keys and values, found {type(tree).__name__}")
     for override in overrides:
         _override(tree, override)
-    return validate(tree, str(path))
+    return tree
 
 
 def validate(tree: dict[str, Any], place: str, kinds: Any = AnyRun) -> Any:

@@ -15,97 +15,86 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import ldm
 from ldm.cli import run
+from ldm.conditioner import Condition
 from ldm.data.captions import DIGIT_NAMES
-from ldm.data.mnist import MnistConfig, MnistSource
+from ldm.data.mnist import MnistConfig
 from ldm.evaluate.distance import measure
-from ldm.images import save_grid, to_bytes, to_signed
-from ldm.models.judge import DigitJudge
+from ldm.evaluate.drawn import Drawn, Request, draw_all
+from ldm.evaluate.features import JudgeFeatures
+from ldm.evaluate.judged import judge_classes
+from ldm.evaluate.reference import RealPictures
+from ldm.images import save_grid, to_signed
+from ldm.training.parallel import Team
 
-GRID_ROWS = 20
+CPU, ALONE = torch.device("cpu"), Team(0, 1)
+GRID = 200  # pictures of the sheet, ten in a row
 
 
 def main() -> None:
     options = _options()
-    judge = DigitJudge.load(options.judge)
+    judge = JudgeFeatures(options.judge, CPU)
     if options.mode == "distance":
-        real = real_digits(options.data, 10 * options.count, options.seed)
-        images = generate(options, conditions_for(options, [int(label) for label in real.labels]))
-        found = measure_distance(judge, images, real.images, options.data)
+        real = real_digits(options.data, "train", 10 * options.count, options.seed)
+        drawn = draw(options, judge, [real.words(i).label for i in range(len(real))])
+        found = measure_distance(judge, drawn.features[0], real, options.data)
     else:
-        wanted = torch.arange(10 * options.count) % 10
-        images = generate(options, conditions_for(options, wanted.tolist()))
-        found = count_recognised(judge.classify(to_signed(images)), wanted)
+        wanted = [i % 10 for i in range(10 * options.count)]
+        drawn = draw(options, judge, wanted)
+        found = count_recognised(judge.classify(drawn.features[0]), wanted)
     if options.grid:
-        save_grid(to_signed(images[: 10 * GRID_ROWS]), options.grid, columns=10)
+        save_grid(to_signed(drawn.first), options.grid, columns=10)
     if options.json:
         asked = {name: value for name, value in vars(options).items() if name not in ("json", "grid")}
         options.json.write_text(json.dumps({"options": asked, "found": found}, default=str, indent=2) + "\n")
 
 
-def conditions_for(options: argparse.Namespace, digits: list[int]) -> list[str | int | None]:
-    """What to ask the model for, one entry per picture."""
+def draw(options: argparse.Namespace, judge: JudgeFeatures, digits: list[Any]) -> Drawn:
+    """Pictures of these digits, described by the judge; picture i has the seed `--seed` + i."""
+    asked = [Request(condition_for(options, digit), digit, None) for digit in digits]
+    how = {"steps": options.steps, "sampler": options.sampler, "guidance": options.guidance}
+    settings = {"seed": options.seed, "batch_size": options.batch_size, "title": "pictures", "shown": GRID}
+    drawn = draw_all(ldm.load(options.model), asked, how, [judge], ALONE, **settings)
+    assert drawn is not None
+    return drawn
+
+
+def condition_for(options: argparse.Namespace, digit: int) -> Condition:
+    """What to ask the model for."""
     if "text" in (options.mode, options.conditions):
-        return [f"a handwritten {DIGIT_NAMES[digit]}" for digit in digits]
-    if options.mode == "distance" and options.conditions == "none":
-        return [None] * len(digits)
-    return [*digits]
+        return f"a handwritten {DIGIT_NAMES[digit]}"
+    return None if options.mode == "distance" and options.conditions == "none" else digit
 
 
-def generate(options: argparse.Namespace, conditions: list[str | int | None]) -> Tensor:
-    """Pictures (N, 1, H, W) uint8, as they would be saved; picture i has the seed `--seed` + i."""
-    pipe = ldm.load(options.model)
-    settings = {"steps": options.steps, "sampler": options.sampler, "guidance": options.guidance}
-    images = []
-    for start in tqdm(range(0, len(conditions), options.batch_size), desc="pictures", unit="batch"):
-        batch = conditions[start : start + options.batch_size]
-        first = options.seed + start
-        images.append(pipe.generate(batch, range(first, first + len(batch)), batch_size=len(batch), **settings))
-    return to_bytes(torch.cat(images))
-
-
-def count_recognised(found: Tensor, wanted: Tensor) -> dict[str, Any]:
+def count_recognised(found: Tensor, wanted: list[int]) -> dict[str, Any]:
     """Print and return the share of pictures, per digit and in all, that show what was asked for."""
-    right = found == wanted
-    shares = {digit: right[wanted == digit].float().mean().item() for digit in range(10)}
+    told = judge_classes(found, wanted, found, classes=10)
     print("digit  recognised")
-    for digit, share in shares.items():
+    for digit, share in enumerate(told.by_class):
         print(f"{digit:>5}  {share:>10.1%}")
-    total = right.float().mean().item()
-    print(f"  all  {total:>10.2%}  of {len(wanted):,} pictures")
-    return {"recognised": total, "per_digit": shares, "pictures": len(wanted)}
+    print(f"  all  {told.accuracy:>10.2%}  of {len(wanted):,} pictures")
+    return {"recognised": told.accuracy, "per_digit": dict(enumerate(told.by_class)), "pictures": len(wanted)}
 
 
-class Digits(NamedTuple):
-    """Pictures (N, 1, 28, 28) uint8 and their labels."""
+def real_digits(folder: Path, split: str, count: int | None = None, seed: int = 0) -> RealPictures:
+    """Digits of a split, some at random or all.
 
-    images: Tensor
-    labels: list[int]
-
-
-def real_digits(folder: Path, count: int, seed: int) -> Digits:
-    """Training digits at random: the floor's pictures, and the labels that a model is asked for.
-
-    Their labels rather than as many of each: the digits of MNIST are not equally frequent, and a set in which they are
-    is 0.04 further away for it.
+    A model is asked for the labels of some rather than for as many of each: the digits of MNIST are not equally
+    frequent, and a set in which they are is 0.04 further away for it.
     """
-    train = MnistSource(MnistConfig(path=folder, split="train"))
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    return Digits(train.images[chosen], [int(train.labels[i]) for i in chosen])
+    return RealPictures.at(MnistConfig.checked({"path": folder, "split": split}), (28, 28), count, seed)
 
 
-def measure_distance(judge: DigitJudge, images: Tensor, real: Tensor, folder: Path) -> dict[str, Any]:
-    """Print and return the distance of the pictures to the test digits, and its floor."""
-    test = MnistSource(MnistConfig(path=folder, split="test"))
-    sets = (images, real, test.images)
-    report = measure(*(judge.describe(to_signed(pictures)) for pictures in sets), network=judge.name)
+def measure_distance(judge: JudgeFeatures, drawn: Tensor, real: RealPictures, folder: Path) -> dict[str, Any]:
+    """Print and return the distance of the drawn pictures' features to the test digits', and its floor."""
+    described = [digits.features([judge], CPU, ALONE) for digits in (real, real_digits(folder, "test"))]
+    report = measure(drawn, *(found[0] for found in described if found), network=judge.name)
     print(report)
     return {**asdict(report), "ratio": report.ratio}
 

@@ -20,7 +20,9 @@ from ldm.errors import UserError
 from ldm.schema import Settings
 from ldm.training.settings import DiffusionRun, VAERun
 
-CONFIGS = sorted(p for p in (Path(__file__).parents[1] / "configs").rglob("*.yaml") if p.parent.name != "launch")
+CONFIGS = sorted(
+    p for p in (Path(__file__).parents[1] / "configs").rglob("*.yaml") if p.parent.name not in ("launch", "cost")
+)
 LABEL = next(path for path in CONFIGS if path.name == "mnist_label.yaml")
 
 
@@ -178,7 +180,10 @@ def test_all_mistakes_are_told_at_once():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"task": "difusion"}, "task: should be one of 'diffusion', 'vae', 'clip', 'lcm', got 'difusion'; did you"),
+        (
+            {"task": "difusion"},
+            "task: should be one of 'diffusion', 'vae', 'clip', 'lcm', 'gan', got 'difusion'; did you",
+        ),
         ({"train__mixed_precision": "fp32"}, "train.mixed_precision: should be 'no', 'bf16' or 'fp16', got 'fp32'"),
         ({"train__lr_schedule": "cosin"}, "got 'cosin'; did you mean 'cosine'?"),
         ({"train__batch_size": 0}, "train.batch_size: should be greater than or equal to 1, got 0"),

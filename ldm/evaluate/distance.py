@@ -7,15 +7,27 @@ The Fréchet distance between Gaussians fitted to the features of either set,
 is squared: its unit is that of the features' variance. Its value depends on the network and, through the bias of
 the fitted covariances, on the number of pictures. So a report always names both, and stands beside the floor: the
 distance between as many real pictures and the same reference. It is never called FID, which means Inception v3.
+
+The kernel distance is the squared maximum mean discrepancy with the kernel k(x, y) = (x y / D + 1)^3 (Binkowski et al.
+2018, arXiv:1801.01401, section 4), by its unbiased estimate
+
+    sum_{i != j} k(x_i, x_j) / (m (m - 1)) + sum_{i != j} k(y_i, y_j) / (m (m - 1)) - 2 sum_{i, j} k(x_i, y_j) / m^2
+
+as a mean over subsets of m of either set. It does not depend on the number of pictures but through its noise, and may
+come out a little below 0.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from ldm.errors import need
+from ldm.evaluate.fidelity import torchmetrics
 
 
 @dataclass(frozen=True)
@@ -78,14 +90,75 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
         ValueError: the sets have other shapes.
         UserError: torchmetrics is not installed.
     """
+    check_sets(features_a, features_b)
+    metric_class = torchmetrics("image.fid").FrechetInceptionDistance
+    # not synced: it would wait for all processes of a run to have features of their own
+    metric = metric_class(feature=_AlreadyFeatures(features_a.shape[1]), sync_on_compute=False)
+    with _one_thread():
+        metric.update(features_a.double().cpu(), real=True)
+        metric.update(features_b.double().cpu(), real=False)
+        return metric.compute().item()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several would sum in another order, and torchrun gives each process one where a process alone has all."""
+    own = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
+
+
+class Kernel(NamedTuple):
+    """A kernel distance: its mean and standard deviation over subsets, how many there were, and how large."""
+
+    mean: float
+    spread: float
+    subsets: int
+    size: int
+
+
+def kernel_distance(
+    features_a: Tensor, features_b: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0
+) -> Kernel:
+    """Kernel distance between two sets of features, computed in float64 by torchmetrics.
+
+    Args:
+        features_a: (N, D), N >= 2.
+        features_b: (M, D), M >= 2.
+        subsets: how many pairs of subsets are drawn; one where they would be the whole of both sets each time.
+        size: of the subsets, at most that of the smaller set.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: the sets have other shapes.
+        UserError: torchmetrics is not installed.
+    """
+    check_sets(features_a, features_b)
+    poly_mmd = torchmetrics("image.kid").poly_mmd
+    sets = [features.double().cpu() for features in (features_a, features_b)]
+    size = min(size, *map(len, sets))
+    subsets = 1 if all(len(each) == size for each in sets) else subsets
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(subsets):
+        a, b = (each[torch.randperm(len(each), generator=generator)[:size]] for each in sets)
+        found.append(poly_mmd(a, b))
+    values = torch.stack(found)
+    return Kernel(values.mean().item(), values.std(correction=0).item(), subsets, size)
+
+
+def check_sets(features_a: Tensor, features_b: Tensor) -> None:
+    """Refuse sets of features that cannot be compared.
+
+    Raises:
+        ValueError: they are not (N, D) and (M, D) with N, M >= 2.
+    """
     shapes = tuple(features_a.shape), tuple(features_b.shape)
     if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
         raise ValueError(f"features of shapes {shapes[0]} and {shapes[1]}, expected (N, D) and (M, D) with N, M >= 2")
-    metric_class = need("torchmetrics.image.fid", "evaluate").FrechetInceptionDistance
-    metric = metric_class(feature=_AlreadyFeatures(shapes[0][1]))
-    metric.update(features_a.double().cpu(), real=True)
-    metric.update(features_b.double().cpu(), real=False)
-    return metric.compute().item()
 
 
 class _AlreadyFeatures(nn.Module):

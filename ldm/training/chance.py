@@ -17,7 +17,7 @@ from ldm.data.order import mix
 
 _BITS = 0xFFFFFFFF
 # purposes, so that no two draws of a run are alike
-OFFSET_NOISE, MASKS = 11, 12
+OFFSET_NOISE, MASKS, VECTORS = 11, 12, 15
 
 
 def uniforms(index: Tensor, seed: int, purpose: int, count: int) -> Tensor:

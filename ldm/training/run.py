@@ -184,6 +184,8 @@ def build_task(run: RunSettings, device: torch.device) -> Any:
     """The task that a run's settings describe."""
     from ldm.training.clip_task import ClipTask
     from ldm.training.diffusion_task import DiffusionTask
+    from ldm.training.gan_settings import GanRun
+    from ldm.training.gan_task import GanTask
     from ldm.training.lcm_settings import LcmRun
     from ldm.training.lcm_task import LcmTask
     from ldm.training.vae_task import VAETask
@@ -194,6 +196,8 @@ def build_task(run: RunSettings, device: torch.device) -> Any:
         return LcmTask(run, device)
     if isinstance(run, VAERun):
         return VAETask(run, device)
+    if isinstance(run, GanRun):
+        return GanTask(run, device)
     assert isinstance(run, ClipRun)
     return ClipTask(run, device)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ldm.conditioner import LabelConditioner
 from ldm.errors import UserError, choose
 from ldm.models.controlnet import ControlNet, ControlNetConfig
+from ldm.models.generator import Generator, GeneratorConfig
 from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig, rename_old_attention
@@ -42,6 +43,10 @@ def _label_encoder(config: dict[str, Any]) -> LabelConditioner:
     return LabelConditioner(config["classes"], config["width"])
 
 
+def _without_class(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "_class_name"}
+
+
 # class name in config.json -> module of that shape
 BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "UNet2DConditionModel": lambda config: UNet(UNetConfig.from_diffusers(config)),
@@ -49,6 +54,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "ControlNetModel": lambda config: ControlNet(ControlNetConfig.from_diffusers(config)),
     "AutoencoderKL": lambda config: AutoencoderKL(VAEConfig.from_diffusers(config)),
     "LabelConditioner": _label_encoder,
+    "Generator": lambda config: Generator(GeneratorConfig(**_without_class(config))),
     "CLIPTextModel": lambda config: _text_encoder(config),
     "CLIPTextModelWithProjection": lambda config: _text_encoder(config),
 }
@@ -58,8 +64,8 @@ def describe(module: nn.Module) -> dict[str, Any]:
     """The ``config.json`` of a module."""
     if isinstance(module, UNet | ControlNet | AutoencoderKL):
         return module.config.to_diffusers()
-    if isinstance(module, ToyUNet):
-        return {"_class_name": "ToyUNet", **module.config.model_dump()}
+    if isinstance(module, ToyUNet | Generator):
+        return {"_class_name": type(module).__name__, **module.config.model_dump()}
     if isinstance(module, LabelConditioner):
         return {"_class_name": "LabelConditioner", "classes": module.classes, "width": module.width}
     raise TypeError(f"no config.json is known for {type(module).__name__}")

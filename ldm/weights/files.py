@@ -147,13 +147,15 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
         for key, value in expected.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
+    counters = {key for key, value in expected.items() if not value.is_floating_point()}  # of batch norms
+    wrong = [key for key, value in tensors.items() if not value.is_floating_point() and key not in counters]
     faults = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for what, names in (
             ("missing", missing),
             ("not expected", surplus),
             ("of another shape", shapes),
-            ("no real numbers", [key for key, value in tensors.items() if not value.is_floating_point()]),
+            ("no real numbers", wrong),
         )
         if names
     ]

@@ -1,0 +1,120 @@
+"""How long counted work takes on a device.
+
+Two ways, of which the second is for a machine that is at hand:
+
+*By utilisation.* Seconds = operations / (peak operations a second x MFU): what a data sheet promises, and which share
+of it training reaches (model FLOPs utilisation, Chowdhery et al. 2022, appendix B; here with what is recomputed).
+Usual shares for convolutional U-Nets are a quarter to a half.
+
+*By operator.* A step is measured once, every operator apart, and for each kind of operator and dtype non-negative
+a, b and c are fitted so that a call takes
+
+    a x operations + b x bytes moved + c     seconds,
+
+a roofline (Williams et al. 2009) whose two sides add up, with the cost of a call. All are scaled so that together they
+take what the whole step took. An operator that was not met takes what those that compute no products take. Another
+configuration is then counted on paper and its calls are priced. The bytes matter: in small networks half of the time
+goes to operators that multiply nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from ldm.cost.counting import Kind, Work, Works
+
+# Dense peaks from the makers' data sheets, in TFLOP/s: (float32 or TF32 where the device has it, 16 bits).
+DEVICES: Mapping[str, tuple[float, float]] = {
+    "V100": (15.7, 125.0),
+    "T4": (8.1, 65.0),
+    "A10": (62.5, 125.0),
+    "A100": (156.0, 312.0),
+    "L4": (60.0, 121.0),
+    "L40S": (183.0, 362.0),
+    "H100": (494.5, 989.0),
+    "H200": (494.5, 989.0),
+    "RTX 3090": (35.6, 71.0),
+    "RTX 4090": (82.6, 165.2),
+}
+
+
+class Price(NamedTuple):
+    """Seconds for an operation, for a byte moved, and for a call."""
+
+    flop: float
+    byte: float
+    call: float
+
+    def of(self, work: Work) -> float:
+        """Seconds of work."""
+        return self.flop * work.flops + self.byte * work.moved + self.call * work.calls
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine whose operators have been measured.
+
+    Attributes:
+        prices: by kind of operator.
+        other: of kinds that were not met.
+    """
+
+    prices: Mapping[Kind, Price]
+    other: Price
+
+    def seconds(self, works: Works) -> float:
+        """Of all calls, one after another."""
+        return sum(self.prices.get(kind, self.other).of(work) for kind, work in works.items())
+
+    def unmet(self, works: Works) -> float:
+        """The share of the seconds that is of kinds that were not met."""
+        guessed = sum(self.other.of(work) for kind, work in works.items() if kind not in self.prices)
+        return guessed / max(self.seconds(works), 1e-12)
+
+
+Calls = Sequence[tuple[Kind, Work]]
+
+
+class Measured(NamedTuple):
+    """A step that was measured.
+
+    Attributes:
+        rounds: the same calls, several times over.
+        seconds: of the step without anybody watching.
+    """
+
+    rounds: Sequence[Calls]
+    seconds: float
+
+
+def calibrate(steps: Iterable[Measured]) -> Machine:
+    """The prices of a machine from measured steps."""
+    calls: dict[Kind, list[Work]] = {}
+    for rounds, seconds in steps:
+        turns = [*zip(*rounds, strict=True)]
+        typical = [(turn[0][0], median(work.seconds for _, work in turn), turn[0][1]) for turn in turns]
+        scale = seconds / sum(found for _, found, _ in typical)
+        for kind, found, work in typical:
+            calls.setdefault(kind, []).append(Work(work.flops, work.moved, 1, scale * found))
+    prices = {kind: _fit(works) for kind, works in calls.items()}
+    plain = [work for works in calls.values() for work in works if not work.flops]
+    return Machine(prices, _fit(plain))
+
+
+def _fit(works: Sequence[Work]) -> Price:
+    """Non-negative least squares of relative size: weights of one over the root of the seconds; their sum is kept."""
+    from scipy.optimize import nnls
+
+    rows = np.array([[work.flops, work.moved, work.calls] for work in works], dtype=float)
+    seconds = np.array([work.seconds for work in works])
+    weights = 1 / np.sqrt(seconds + 1e-9)
+    sizes = np.maximum(rows.max(axis=0), 1e-12)
+    found, _ = nnls(rows / sizes * weights[:, None], seconds * weights)
+    found = found / sizes
+    reached = float((rows @ found).sum())
+    return Price(*(float(value) for value in found * (seconds.sum() / reached if reached else 0)))
