@@ -58,7 +58,7 @@ def test_a_measured_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     told = capsys.readouterr().out
     assert "measured: " in told
     assert found.device_hours is not None
-    assert 0 < found.stages[0].seconds < 60
+    assert found.stages[0].seconds > 0
     assert not (tmp_path / "run").exists()
 
 
