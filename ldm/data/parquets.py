@@ -13,7 +13,8 @@ from itertools import accumulate
 from typing import Any
 
 from ldm.data.cursor import Row
-from ldm.data.shards import open_shard, remembered, short_names
+from ldm.data.known_shards import remembered
+from ldm.data.shards import open_shard, short_names
 from ldm.errors import UserError, need
 
 _BATCH = 16  # rows turned into Python's objects at a time

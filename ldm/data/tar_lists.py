@@ -22,8 +22,8 @@ import numpy as np
 from ldm.data.cursor import Row
 from ldm.data.decode import stored_size
 from ldm.data.example import BadExample
+from ldm.data.known_shards import cache_of, real, state_of, together
 from ldm.data.packed import Packed
-from ldm.data.shards import cache_of, real, state_of, together
 from ldm.data.tars import Tar, Tars
 from ldm.data.user_cache import cache_file, keep, one_at_a_time, recall
 from ldm.data.webdataset import Reading, WebDatasetConfig

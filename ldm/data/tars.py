@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from ldm.data.cursor import Row
+from ldm.data.known_shards import remembered, together
 from ldm.data.shards import (
     find_shards,
     is_remote,
@@ -22,9 +23,7 @@ from ldm.data.shards import (
     open_shard,
     read_if_there,
     reading,
-    remembered,
     short_names,
-    together,
 )
 from ldm.data.tar_members import ending_of, samples_of
 from ldm.errors import UserError

@@ -155,7 +155,8 @@ def load_model(folder: Path, how: Reading = AS_THEY_ARE) -> Model:
     parts = listed_parts(index)
     if "unet" not in parts:
         held = ", ".join(sorted(parts)) or "nothing"
-        raise UserError(f"{folder} holds {held} but no unet: it cannot draw (a VAE or CLIP run is a part of a model)")
+        told = "a VAE or CLIP run is a part of a model, and a GAN is none"
+        raise UserError(f"{folder} holds {held} but no unet: it cannot draw ({told})")
     unknown = sorted(parts - {*PARTS, *UNREAD_PARTS})
     if unknown:
         raise UserError(f"{folder / INDEX} lists {', '.join(unknown)}; known parts are {', '.join(PARTS)}")
