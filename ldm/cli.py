@@ -1,4 +1,4 @@
-"""The command line: ``ldm generate``, ``show``, ``replay``, ``train``, ``info``, ``convert``.
+"""The command line: ``ldm generate``, ``show``, ``replay``, ``train``, ``info``, ``convert``; see ``measure_cli`` too.
 
 Only typer is imported here; what a command needs, it imports when it runs, so that ``ldm --help`` is instant.
 Flags have no ranges of their own: the library checks them, with one message for the command line and for Python.
@@ -245,7 +245,7 @@ def train(
     dry_run: DryRun = False,
     price: Price = None,
 ) -> None:
-    """Train what a configuration describes: diffusion in pixels or latents, fine-tuning, distillation, a VAE, CLIP."""
+    """Train what a configuration describes: diffusion, fine-tuning, distillation, a VAE, CLIP or a GAN."""
     if resume + resume_if_any + dry_run > 1:
         raise UserError("of --resume, --resume-if-any and --dry-run only one can be given")
     if dry_run:

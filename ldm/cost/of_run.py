@@ -6,6 +6,8 @@ its network is meant for: no picture is opened, and no weight is read but where 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ldm.cost.architecture import Architecture, of_model, of_run
@@ -49,17 +51,24 @@ def steps_of(run: Run) -> list[tuple[int, Step]]:
     raise UserError(f"ldm cost counts the tasks diffusion, lcm, vae and clip, not {run.task}")
 
 
+def _shared(run: ModelRun, shape: Architecture) -> dict[str, Any]:
+    """What the steps of diffusion and of distillation have in common."""
+    return {
+        "shape": shape,
+        "batch": run.train.batch_size,
+        "side": _fitting(_side(run, shape.side), shape),
+        "half": HALF[run.train.mixed_precision],
+        "frozen": FROZEN[run.frozen_dtype],
+        "checkpointing": run.train.gradient_checkpointing,
+        "encodes": run.cache is None,
+    }
+
+
 def _diffusion(run: DiffusionRun, shape: Architecture) -> DiffusionStep:
     tune = run.tune
     trains_text = isinstance(tune, InversionTune) or tune.text_encoder
     return DiffusionStep(
-        shape,
-        run.train.batch_size,
-        _fitting(_side(run, shape.side), shape),
-        half=HALF[run.train.mixed_precision],
-        frozen=FROZEN[run.frozen_dtype],
-        checkpointing=run.train.gradient_checkpointing,
-        encodes=run.cache is None,
+        **_shared(run, shape),
         reads=_reads(run) or trains_text,
         tune=tune,
     )
@@ -70,13 +79,7 @@ def _distillation(run: LcmRun) -> DiffusionStep:
     usual = LEARNED if isinstance(run.tune, LoraTune) else TOLD
     guidance = 1.0 if not (shape.towers or shape.labels) else usual if run.guidance is None else run.guidance
     return DiffusionStep(
-        shape,
-        run.train.batch_size,
-        _fitting(_side(run, shape.side), shape),
-        half=HALF[run.train.mixed_precision],
-        frozen=FROZEN[run.frozen_dtype],
-        checkpointing=run.train.gradient_checkpointing,
-        encodes=run.cache is None,
+        **_shared(run, shape),
         reads=_reads(run),
         tune=run.tune,
         waves=run.guidance_waves if isinstance(guidance, tuple) else None,
