@@ -13,7 +13,8 @@ and in float32. Five others, different in kind, are then predicted from their co
 
 Every run is a process of its own, in turn, `--rounds` times over. Seconds are those of the process on its one thread
 (CPU time), the least of all steps, for calibration too: on a machine that others use, the clock on the wall tells of
-them. Memory is the most that was resident beyond what the process held once everything was imported and warm. Both are
+them. Memory is the most that was resident beyond what the process held once everything was imported and warm, and the data
+were read. Both are
 of `Trainer.take_step`, as `ldm train` takes it; waiting for data is not in it. `guessed` is the share of the predicted
 seconds that is of operators which calibration did not meet.
 """
@@ -46,6 +47,7 @@ from ldm.cost.memory import gradients_stay, memory_of
 from ldm.cost.of_run import steps_of
 from ldm.cost.step import count_step
 from ldm.training.kinds import Run
+from ldm.weights.opening import Loading, open_model
 
 ROOT = Path(__file__).parent.parent
 MODEL = "ldm/assets/mnist_text"
@@ -95,10 +97,12 @@ def measure(name: str, output: str) -> dict[str, Any]:
     from ldm.training.loader import batches
     from ldm.training.meter import Meter
     from ldm.training.run import build_task, processes, provenance
+    from ldm.training.run_source import source_of
     from ldm.training.trainer import Trainer, seed_weights
 
     run = run_of(name, output)
     warm_up()
+    _data = source_of(run)  # held from here on: what pictures take is no part of a model of networks
     with processes(run) as (accelerator, team), peak_beyond() as peak:
         seed_weights(run.seed)
         task = build_task(run, accelerator.device)
@@ -124,8 +128,8 @@ def measure(name: str, output: str) -> dict[str, Any]:
 def warm_up() -> None:
     """Have everything imported, and every library ready, that any of the runs needs."""
     import peft  # noqa: F401
-    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
+    open_model(str(ROOT / MODEL), Loading())  # and forgotten
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.Flatten(), torch.nn.Linear(16 * 36, 4))
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)
     for half in (False, True):

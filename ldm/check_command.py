@@ -19,7 +19,7 @@ from ldm.data.check.tokens import Tokens, tokenizer_at
 from ldm.data.framing import FrameConfig
 from ldm.data.guess import guess
 from ldm.data.plan import parts_of
-from ldm.data.sources import MixConfig, open_source
+from ldm.data.sources import MixConfig, SplitConfig, open_source
 from ldm.errors import UserError
 from ldm.images import check_folder
 from ldm.publishing import disk_trouble, write_whole
@@ -143,6 +143,8 @@ def _skips(data: Any) -> list[Path | None]:
     """The list that each part of a source already leaves out."""
     if isinstance(data, MixConfig):
         return [skip for each in data.sources for skip in _skips(each.data)]
+    if isinstance(data, SplitConfig):
+        return _skips(data.of)
     return [getattr(data, "skip", None)]
 
 

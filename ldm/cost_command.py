@@ -11,7 +11,9 @@ import torch
 
 from ldm.cost.estimate import Speed
 from ldm.cost.machine import DEVICES, calibrate
-from ldm.cost.measuring import Watched, measured_peak, watch
+from ldm.cost.measuring import Watched, watch
+from ldm.cost.money import check_price
+from ldm.cost.peak import measured_peak
 from ldm.cost.plans import Estimate, estimate_plan, estimate_run, read
 from ldm.cost.settings import CostPlan
 from ldm.cost.telling import in_words, measured_in_words
@@ -71,8 +73,7 @@ def _check(asked: Asked) -> None:
         raise UserError(f"--devices should be 1 or more, got {asked.devices}")
     if asked.mfu is not None and not 0 < asked.mfu <= 1:
         raise UserError(f"--mfu should be above 0 and at most 1, got {asked.mfu}")
-    if asked.price is not None and not 0 <= asked.price < float("inf"):
-        raise UserError(f"--price should be what a device costs for an hour, got {asked.price}")
+    check_price(asked.price)
     if asked.measure and (asked.mfu is not None or asked.tflops is not None):
         raise UserError("--measure finds out what this machine does: leave out --device-tflops and --mfu")
     if asked.json is not None:
@@ -84,8 +85,8 @@ def _check(asked: Asked) -> None:
 def _of_plan(plan: CostPlan, asked: Asked) -> Estimate:
     if asked.measure:
         raise UserError("--measure takes a step of a run: give a configuration that `ldm train` takes, not a plan")
-    tflops = _peak(asked.tflops if asked.tflops is not None else str(plan.device), plan.mixed_precision != "no")
-    speed = Speed(tflops=tflops, mfu=plan.mfu if asked.mfu is None else asked.mfu)
+    told = asked.tflops if asked.tflops is not None else str(plan.device)
+    speed = _speed_at(told, plan.mixed_precision, plan.mfu if asked.mfu is None else asked.mfu)
     price = plan.price if asked.price is None else asked.price
     return estimate_plan(plan, speed, asked.devices or plan.devices, price)
 
@@ -99,8 +100,7 @@ def _of_run(run: Run, asked: Asked) -> Estimate:
             if value is not None:
                 raise UserError(f"{flag} needs --device-tflops, or --measure: without them there is no time")
         return estimate_run(run, None, devices, None, torch.cuda.is_available())
-    half = run.train.mixed_precision != "no"
-    speed = Speed(tflops=_peak(asked.tflops, half), mfu=USUAL_MFU if asked.mfu is None else asked.mfu)
+    speed = _speed_at(asked.tflops, run.train.mixed_precision, USUAL_MFU if asked.mfu is None else asked.mfu)
     return estimate_run(run, speed, devices, asked.price, gpu=True)
 
 
@@ -123,12 +123,15 @@ def _speed_of(watched: Watched, gpu: bool) -> Speed:
     return Speed(tflops=watched.rehearsed.flops / seconds / 1e12, mfu=1.0)
 
 
-def _peak(told: str, half: bool) -> float:
-    """TFLOP/s of a device that is named, or whose TFLOP/s are."""
+def _speed_at(told: str, mixed_precision: str, mfu: float) -> Speed:
+    """Of a device that is named, or whose TFLOP/s are."""
     try:
         tflops = float(told)
     except ValueError:
-        return DEVICES[choose(told, DEVICES, "device")][half]
+        name, half = choose(told, DEVICES, "device"), mixed_precision != "no"
+        peak = DEVICES[name][half]
+        note = f"{peak.tflops:g} TFLOP/s of a {name} in {'16' if half else '32'} bits, for which no source was read"
+        return Speed(tflops=peak.tflops, mfu=mfu, assumed="" if peak.source else note)
     if not 0 < tflops < float("inf"):
         raise UserError(f"--device-tflops should be above 0, or one of {', '.join(DEVICES)}; got {told}")
-    return tflops
+    return Speed(tflops=tflops, mfu=mfu)

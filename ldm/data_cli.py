@@ -66,3 +66,22 @@ def cache(config: Config, overrides: Overrides = None) -> None:
     from ldm.cache_command import cache_file
 
     cache_file(config, overrides or [])
+
+
+@data_app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="which data set: starter")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")] = Path("data/starter"),
+    downloads: Annotated[
+        Path | None, typer.Option("--downloads", help="where the npm tarballs are, or come to be; default: in --out")
+    ] = None,
+    side: Annotated[int, typer.Option("--side", min=32, max=1024, help="of the rendered pictures, in pixels")] = 256,
+    avatars: Annotated[int, typer.Option("--avatars", min=0, help="of each of their styles; 0: none")] = 400,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="that render; default: one a processor")
+    ] = None,
+) -> None:
+    """Fetch, verify and render openly licensed pictures to compose training data of; goes on where it was stopped."""
+    from ldm.starter_command import prepare_data
+
+    prepare_data(name, out, downloads, side, avatars, workers)

@@ -17,7 +17,7 @@ from ldm.errors import UserError
 from ldm.evaluate.evaluation import Evaluation, Evaluator
 from ldm.evaluate.gathering import processes, seen_by_all
 from ldm.evaluate.page import page
-from ldm.evaluate.plots import plots, sheets
+from ldm.evaluate.plots import plots, sheets, title
 from ldm.evaluate.reference import read_data
 from ldm.evaluate.report import as_data, markdown
 from ldm.evaluate.settings import EvaluateConfig
@@ -160,7 +160,7 @@ def _write(found: Evaluation | None, made: dict[str, Any], folder: Path) -> None
     assert found is not None
     plotted, drawn = plots(found), sheets(found)
     pictures = {name: plot.png for name, plot in plotted.items()} | drawn
-    text = markdown(found, made, [f"{name}.png" for name in pictures])
+    text = markdown(found, made, {f"{name}.png": title(name, found) for name in pictures})
     with disk_trouble(str(folder)), replacing(folder) as new:
         data = json.dumps(as_data(found, made), indent=1, ensure_ascii=False)
         (new / DATA).write_text(data + "\n", encoding="utf-8")
@@ -168,5 +168,5 @@ def _write(found: Evaluation | None, made: dict[str, Any], folder: Path) -> None
         (new / "report.html").write_text(page(found, made, plotted, drawn), encoding="utf-8")
         for name, content in pictures.items():
             (new / f"{name}.png").write_bytes(content)
-    print(text.partition("![")[0].rstrip())
+    print(markdown(found, made, {}).rstrip())
     print(f"\n{folder / 'report.html'}: the same with plots and pictures; {DATA} has every number")

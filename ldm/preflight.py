@@ -10,6 +10,7 @@ from typing import Any
 
 from ldm.check_command import reader_of
 from ldm.config import load_config
+from ldm.cost.money import check_price, money_in_words
 from ldm.data.check.looking import usual_workers
 from ldm.data.check.report import Report, Wishes, check_parts
 from ldm.data.check.telling import told
@@ -17,7 +18,6 @@ from ldm.data.check.tokens import Tokens, tokenizer_at
 from ldm.data.example import Source
 from ldm.data.plan import parts_of
 from ldm.data.split import thin_out
-from ldm.errors import UserError
 from ldm.training.kinds import Run
 from ldm.training.rehearsal import Rehearsed, rehearse
 from ldm.training.run_source import source_of
@@ -115,10 +115,8 @@ def in_words(found: Preflight, price: float | None) -> str:
     steps, drawing = (_time(seconds / 3600) for seconds in (found.steps * of.seconds, found.drawing))
     lines.append(f"whole run: {_time(found.hours)}: {found.steps:,} steps in {steps}, and drawing sheets in {drawing}")
     lines.append("not in it: checkpoints, held-out losses, the search for copies")
-    if price is not None:
-        money = found.hours * of.devices * price
-        lines.append(f"money: {money:,.2f}, at {price:g} for a device and hour")
-    return "\n".join(lines)
+    money = money_in_words(found.hours * of.devices, price)
+    return "\n".join(lines if money is None else [*lines, money])
 
 
 def preflight_file(config: Path, overrides: list[str], price: float | None) -> bool:
@@ -127,8 +125,7 @@ def preflight_file(config: Path, overrides: list[str], price: float | None) -> b
     Raises:
         UserError: as :func:`preflight`, or the price is none.
     """
-    if price is not None and not 0 <= price < float("inf"):
-        raise UserError(f"--price should be what a device costs for an hour, got {price}")
+    check_price(price)
     run = load_config(config, overrides)
     found = preflight(run)
     if found is None:

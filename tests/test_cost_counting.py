@@ -74,6 +74,47 @@ def test_attention_against_a_count_by_hand(paper: bool, others: int | None) -> N
     assert found == (linear + 2 * product, 2 * linear + 5 * product)
 
 
+def by_hand(net: UNet, *inputs: Tensor) -> tuple[int, int]:
+    """Operations of a U-Net there and back: of each layer that multiplies, from the shapes that it sees as it runs."""
+    seen: list[tuple[int, int]] = []
+
+    def layer(module: Any, given: tuple[Tensor, ...], out: Tensor) -> None:
+        inputs_of_one = module.weight[0].numel()  # that one number of the output is a sum over
+        flops = 2 * out.numel() * inputs_of_one
+        seen.append((flops, flops * (1 + given[0].requires_grad)))  # to the weights, and to the input if it asks
+
+    def attention(module: Attention, given: tuple[Tensor, ...], out: Tensor) -> None:
+        batch, length, channels = given[0].shape
+        keys = given[1].shape[1] if len(given) > 1 and given[1] is not None else length
+        product = 2 * batch * length * keys * channels
+        seen.append((2 * product, 5 * product))  # back: the scores once more, and two gradients of each product
+        kinds.add(keys == length)
+
+    kinds: set[bool] = set()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(layer)
+        if isinstance(module, Attention):
+            module.register_forward_hook(attention)
+    net(*inputs)
+    assert kinds == {True, False}  # to itself and to the context
+    return sum(there for there, _ in seen), sum(back for _, back in seen)
+
+
+@pytest.mark.parametrize("paper", [False, True])
+def test_a_whole_unet_against_a_count_by_hand(paper: bool) -> None:
+    expected = by_hand(UNet(NET).train(), torch.randn(3, 2, 16, 16), torch.rand(3), torch.randn(3, 5, 12))
+    with on_paper() if paper else nullcontext():
+        net = UNet(NET).train()
+        with counting() as ledger:
+            with ledger.of("there"):
+                loss = net(torch.randn(3, 2, 16, 16), torch.rand(3), torch.randn(3, 5, 12)).sum()
+            with ledger.of("back"):
+                torch.autograd.backward(loss)
+    found = flops_of(ledger.works["there"]), flops_of(ledger.works["back"])
+    assert found == pytest.approx(expected, rel=0.001)
+
+
 def run_unet(half: bool, recompute: bool) -> tuple[Ledger, int, int]:
     """A forward and backward pass; the bytes that the forward pass left, and those of the gradients in the end."""
     net = UNet(NET)
@@ -148,6 +189,31 @@ def test_what_is_freed_is_held_no_more() -> None:
 # ------------------------------------------------------------------------------ steps of runs
 
 
+def gan(output: Path) -> dict[str, Any]:
+    """A generator of 28 x 28 pixels and its adversary, as plain data."""
+    label = tiny_runs.config("label", output)
+    shape = {"latent_dim": 6, "sample_size": 28, "channels": [8, 4]}
+    common = {key: label[key] for key in ("output", "data", "train")}
+    return {**common, "task": "gan", "generator": shape, "discriminator": {"channels": 4}}
+
+
+def test_players_in_turn_hold_one_at_a_time(tmp_path: Path) -> None:
+    """The generator has forgotten its activations and gradients when the adversary plays; its average alone is kept."""
+    run = validate(gan(tmp_path / "run"), "t")
+    ((_, step),) = steps_of(run)
+    alone, stay = count_step(step), count_step(step, kept=True)
+    generator, adversary = alone.parts.values()
+    assert alone.averaged == generator.trained > 0
+    assert adversary.backward == 2 * adversary.forward - adversary_inputs(run)
+    assert stay.flops == alone.flops
+    assert alone.trained == generator.trained + adversary.trained
+
+
+def adversary_inputs(run: Any) -> int:
+    """Operations that would carry gradients to pictures, real and drawn, which ask for none: a kernel of 4 x 4."""
+    return 2 * 2 * run.train.batch_size * 14 * 14 * run.discriminator.channels * 16
+
+
 TEXT = {"codec__path": MODEL, "condition__path": MODEL, "unet__cross_attention_dim": 128}
 
 
@@ -158,14 +224,15 @@ TEXT = {"codec__path": MODEL, "condition__path": MODEL, "unet__cross_attention_d
         ("vae", {"loss__adversarial_start": 0}),
         ("clip", {}),
         ("latent", TEXT),
+        ("gan", {}),
     ],
 )
 def test_a_step_on_paper_is_the_step_that_trains(tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
-    run = validate(tiny_runs.config(kind, tmp_path / "run", **changes), "tiny")
+    run = validate(gan(tmp_path / "run") if kind == "gan" else tiny_runs.config(kind, tmp_path / "run", **changes), "t")
     measured, _ = rehearse(run)
     ((_, step),) = steps_of(run)
     counted = count_step(step)
     # captions of the rehearsal are remembered, or shorter than the window
-    allowed = 0.01 if kind in ("label", "vae") else 0.1
+    allowed = 0.01 if kind in ("label", "vae", "gan") else 0.1
     assert counted.flops == pytest.approx(measured.flops, rel=allowed)
     assert counted.trained == pytest.approx(measured.trained, rel=0.001 if kind != "clip" else 0.1)

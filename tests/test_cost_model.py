@@ -33,7 +33,7 @@ def counted(half: bool = False, peak: int = 50_000) -> Counted:
         "frozen": Part(75, 0, FROZEN, 5, 0, (75,)),
     }
     works: Works = {Kind("mm", "float32"): Work(35, 70, 3)}
-    return Counted(2, half, 16, parts, works, {"float32": 40_000}, peak)
+    return Counted(2, half, 16, parts, works, {"float32": 40_000}, peak, TRAINED)
 
 
 def train(**changes: Any) -> TrainSettings:

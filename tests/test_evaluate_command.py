@@ -179,6 +179,7 @@ def test_the_report_names_networks_and_numbers_and_needs_nothing_beside_it(evalu
         assert name in text
         assert html.escape(name) in page
     assert "n = 10 against 40" in text
+    assert "the first pictures: ddim, 3 steps, guidance 1\n\n![drawn_3](drawn_3.png)" in text
     assert f"{value(found['settings'][2], 'Fréchet distance'):.4g}" in text
     assert "FID" not in text + re.sub('base64,[^"]*', "", page)
     assert set(re.findall(r'src="(\w+:)', page)) == {"data:"}
@@ -313,10 +314,10 @@ def test_an_autoencoder_alone(lab: Path, evaluated: Path, tmp_path: Path) -> Non
 
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
-    ("text", {}, {"features": []}, "give at least one network of features"),
+    ("text", {}, {"features": []}, "nothing describes the pictures: --features takes KIND:PLACE"),
     ("text", {}, {"features": ["judge:a", "judge:a"]}, "judge:a is named twice"),
     ("text", {}, {"features": ["judge:judge.safetensors", "judge:./judge.safetensors"]}, "two are the same network"),
-    ("text", {}, {"count": 5}, "count 5 is not more than the 5 neighbours"),
+    ("text", {}, {"count": 5}, "count 5: draw more, as 5 neighbours of each"),
     ("text", {}, {"count": 0}, "there is nothing to evaluate"),
     ("text", {}, {"steps": [0]}, "steps: should be greater than or equal to 1, got 0"),
     ("text", {}, {"sampler": "dimm"}, "dimm.*did you mean 'ddim'"),

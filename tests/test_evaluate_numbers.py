@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 
 from ldm.data.mnist import MnistConfig, MnistSource
 from ldm.evaluate.distance import frechet_distance, kernel_distance
+from ldm.evaluate.evaluation import Cell, Evaluation
 from ldm.evaluate.judged import judge_classes
 from ldm.evaluate.manifold import compare_manifolds, radii
 from ldm.evaluate.matching import match
 from ldm.evaluate.metric import Metric
+from ldm.evaluate.report import tables
+from ldm.evaluate.sets import Measured
+from ldm.evaluate.settings import EvaluateConfig
 from ldm.evaluate.sweep import front
 from ldm.images import to_signed
 from ldm.models.judge import DigitJudge
@@ -223,3 +227,17 @@ def test_a_metric_names_its_network_and_its_numbers_of_pictures() -> None:
     metric = Metric("kernel distance", 0.01234, "lower", "judge 12ab", 100, 5000, 0.002, "3 subsets of 50")
     assert str(metric) == "kernel distance (judge 12ab, n = 100 against 5,000, 3 subsets of 50): 0.01234 ± 0.002"
     assert "FID" not in str(metric)
+
+
+@pytest.mark.parametrize(
+    ("values", "spread", "best"), [((3, 1, 2), None, 1), ((3, 1, 2), 1.5, None), ((2, 2), None, None)]
+)
+def test_a_setting_is_best_where_the_difference_is_more_than_noise(
+    values: tuple[float, ...], spread: float | None, best: int | None
+) -> None:
+    config = EvaluateConfig.checked({"data": {"source": "mnist"}, "features": ["judge:a"], "count": 10})
+    metrics = [Metric("kernel distance", value, "lower", "judge", 10, 10, spread) for value in values]
+    none = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    cells = tuple(Cell("ddim", k, 1.0, 0.1, 10**9, Measured((metric,), {}), none) for k, metric in enumerate(metrics))
+    found = Evaluation(config, (28, 28), "digits", 10, "label", Measured((), {}), "digits", cells, None)
+    assert tables(found)[0].best == [None, best]

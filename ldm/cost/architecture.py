@@ -41,6 +41,12 @@ class TowerShape:
     kind: str
     config: dict[str, Any]
 
+    @classmethod
+    def of(cls, encoder: nn.Module) -> TowerShape:
+        """The shape of an encoder."""
+        config: Any = encoder.config
+        return cls(type(encoder).__name__, config.to_dict())
+
     def build(self) -> Any:
         """The encoder, with first weights."""
         import transformers
@@ -126,7 +132,7 @@ def of_run(run: DiffusionRun) -> Architecture:
     assert net is not None
     vae = load_vae(resolve(run.codec.path)).config if isinstance(run.codec, VAECodecConfig) else None
     if isinstance(run.condition, TextConditionConfig):
-        return Architecture(net, vae, (_shape_of(load_tower(resolve(run.condition.path)).encoder),))
+        return Architecture(net, vae, (TowerShape.of(load_tower(resolve(run.condition.path)).encoder),))
     labels = run.condition.classes if isinstance(run.condition, LabelConditionConfig) else None
     if labels is not None and getattr(net, "cross_attention_dim", None) is None:
         raise UserError("condition.kind = label needs unet.cross_attention_dim, the width of its token")
@@ -145,9 +151,4 @@ def of_model(place: str, loading: Loading) -> Architecture:
     conditioner = model.conditioner
     towers = conditioner.towers if isinstance(conditioner, TextConditioner) else ()
     labels = conditioner.classes if isinstance(conditioner, LabelConditioner) else None
-    return Architecture(config, vae, tuple(_shape_of(tower.encoder) for tower in towers), labels)
-
-
-def _shape_of(encoder: nn.Module) -> TowerShape:
-    config: Any = encoder.config
-    return TowerShape(type(encoder).__name__, config.to_dict())
+    return Architecture(config, vae, tuple(TowerShape.of(tower.encoder) for tower in towers), labels)

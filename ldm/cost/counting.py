@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldm.cost.heap import Event
 from ldm.flops import formulas
 from ldm.models import attention
 
@@ -94,6 +95,7 @@ class Ledger:
         live: bytes held now.
         peak: the most that were held at once.
         copies: a convolution also holds copies of all that it reads and writes, in a layout of its own, as on CPUs.
+        trace: what was made and freed, in turn, such copies included.
     """
 
     works: dict[str, Works] = field(default_factory=dict)
@@ -101,8 +103,10 @@ class Ledger:
     live: int = 0
     peak: int = 0
     copies: bool = False
+    trace: list[Event] = field(default_factory=list)
     _part: str = ""
-    _held: dict[int, tuple[int, str]] = field(default_factory=dict)  # by the address of a storage
+    _held: dict[int, tuple[int, str, int]] = field(default_factory=dict)  # by the address of a storage
+    _made: int = 0
 
     @contextmanager
     def of(self, part: str) -> Iterator[None]:
@@ -121,15 +125,17 @@ class Ledger:
     def by_dtype(self) -> dict[str, int]:
         """Bytes held now, by dtype."""
         found: Counter[str] = Counter()
-        for size, dtype in self._held.values():
+        for size, dtype, _ in self._held.values():
             found[dtype] += size
         return dict(found)
 
-    def note(self, kind: Kind, work: Work, timed: bool) -> None:
-        """A call has been made."""
+    def note(self, kind: Kind, work: Work, sizes: list[int], timed: bool) -> None:
+        """A call has been made, which read and wrote tensors of these sizes."""
         self.works.setdefault(self._part, {}).setdefault(kind, Work()).add(work)
         if self.copies and kind.operator in _CONVOLUTIONS:
-            self.peak = max(self.peak, self.live + round(work.moved))
+            self.peak = max(self.peak, self.live + sum(sizes))
+            copies = [Event(self._number(), size) for size in sizes if size]
+            self.trace += [*copies, *(Event(copy.tensor) for copy in copies)]
         if timed:
             self.calls.append((kind, work))
 
@@ -138,14 +144,22 @@ class Ledger:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self._held:
-            self._held[key] = (size, _name(tensor.dtype))
+            self._held[key] = (size, _name(tensor.dtype), self._number())
+            if size:
+                self.trace.append(Event(self._held[key][2], size))
             weakref.finalize(storage, self._free, key)
             self.live += size
             self.peak = max(self.peak, self.live)
 
     def _free(self, key: int) -> None:
-        size, _ = self._held.pop(key)
+        size, _, number = self._held.pop(key)
         self.live -= size
+        if size:
+            self.trace.append(Event(number))
+
+    def _number(self) -> int:
+        self._made += 1
+        return self._made
 
 
 class _Counting(TorchDispatchMode):
@@ -174,9 +188,9 @@ class _Counting(TorchDispatchMode):
             self._ledger.hold(tensor)
         formula = self._formulas.get(func._overloadpacket)
         flops = formula(*args, **kwargs, out_val=out) if formula else 0
-        moved = sum(_size(tensor) for tensor in (*read, *(fresh or read[:1])))
+        sizes = [_size(tensor) for tensor in (*read, *(fresh or read[:1]))]
         kind = Kind(func._overloadpacket.__name__, _name((fresh or read)[0].dtype))
-        self._ledger.note(kind, Work(flops, moved, 1, seconds), self._timed)
+        self._ledger.note(kind, Work(flops, sum(sizes), 1, seconds), sizes, self._timed)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -208,8 +222,8 @@ def on_paper(gpu: bool = False) -> Iterator[None]:
         if gpu:
             hook: Any = _in_float32  # torch's stubs do not know that a hook may return inputs
             stack.callback(register_module_forward_pre_hook(hook).remove)
-            stack.callback(setattr, attention, "_FEW_KEYS", attention._FEW_KEYS)
-            attention._FEW_KEYS = 0
+            stack.callback(setattr, attention, "UNFUSED_KEYS", attention.UNFUSED_KEYS)
+            attention.UNFUSED_KEYS = 0
         yield
 
 

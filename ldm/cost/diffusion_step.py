@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -98,8 +99,11 @@ class DiffusionStep:
         self.networks = found
         return found
 
-    def forward(self, ledger: Ledger) -> list[Backward]:
-        """Run all networks; the backward passes that are due, in order."""
+    def turns(self, ledger: Ledger) -> Iterator[list[Backward]]:
+        """See :class:`ldm.cost.step.Step`."""
+        yield self._forward(ledger)
+
+    def _forward(self, ledger: Ledger) -> list[Backward]:
         with torch.autocast("cpu", self.half, enabled=self.half is not None):
             x = self._clean(ledger)
             tokens, pooled = self._context(ledger)
@@ -221,7 +225,7 @@ class DiffusionStep:
             self.networks[TARGET](x, t, **named, **told)
 
 
-def backward(due: list[Backward], ledger: Ledger) -> None:
+def run_backward(due: list[Backward], ledger: Ledger) -> None:
     """Run the backward passes, forgetting each."""
     while due:
         part, outputs, leaf = due.pop(0)

@@ -31,12 +31,14 @@ class Speed:
         tflops: the device's peak, in TFLOP/s.
         mfu: share of it that is reached.
         beside: bytes that a run was seen to hold on it beside what is counted.
+        assumed: what of this has no source, in words.
     """
 
     machine: Machine | None = None
     tflops: float = 0.0
     mfu: float = 0.0
     beside: int = 0
+    assumed: str = ""
 
     def seconds(self, works: Works) -> float:
         """Of work."""
@@ -139,6 +141,6 @@ def works_of_step(counted: Counted, train: TrainSettings) -> Works:
     """All that one device does in a step: its micro-batches, clipping, the optimiser and the average."""
     works: Works = {}
     add_all(works, counted.works, train.gradient_accumulation)
-    moved = counted.trained * (_CLIP + _ADAMW + (_AVERAGE if train.ema_decay > 0 else 0))
+    moved = counted.trained * (_CLIP + _ADAMW) + (counted.averaged * _AVERAGE if train.ema_decay > 0 else 0)
     works[Kind("optimiser", "float32")] = Work(0, moved, 0)
     return works

@@ -28,18 +28,33 @@ import numpy as np
 
 from ldm.cost.counting import Kind, Work, Works
 
-# Dense peaks from the makers' data sheets, in TFLOP/s: (float32 or TF32 where the device has it, 16 bits).
-DEVICES: Mapping[str, tuple[float, float]] = {
-    "V100": (15.7, 125.0),
-    "T4": (8.1, 65.0),
-    "A10": (62.5, 125.0),
-    "A100": (156.0, 312.0),
-    "L4": (60.0, 121.0),
-    "L40S": (183.0, 362.0),
-    "H100": (494.5, 989.0),
-    "H200": (494.5, 989.0),
-    "RTX 3090": (35.6, 71.0),
-    "RTX 4090": (82.6, 165.2),
+
+class Peak(NamedTuple):
+    """The most that a device can do without sparsity.
+
+    Attributes:
+        tflops: TFLOP/s.
+        source: the table that it was read in, which names the maker's data sheet; empty where it is assumed.
+    """
+
+    tflops: float
+    source: str = ""
+
+
+_COMPOSER = "Composer 0.32.1, composer/callbacks/speed_monitor.py"
+_FABRIC = "Lightning Fabric 2.6.6, lightning_fabric/utilities/throughput.py"
+# In float32, or TF32 where the device has it, and in 16 bits; V100, H100 and H200 are those on SXM boards.
+DEVICES: Mapping[str, tuple[Peak, Peak]] = {
+    "V100": (Peak(15.7, _COMPOSER), Peak(125.0, _COMPOSER)),
+    "T4": (Peak(8.1, _COMPOSER), Peak(65.0, _COMPOSER)),
+    "A10": (Peak(62.5, _COMPOSER), Peak(125.0, _COMPOSER)),
+    "A100": (Peak(156.0, _COMPOSER), Peak(312.0, _COMPOSER)),
+    "L4": (Peak(60.0, _FABRIC), Peak(121.0, _FABRIC)),
+    "L40S": (Peak(183.0), Peak(362.0)),
+    "H100": (Peak(494.5, _COMPOSER), Peak(989.5, _COMPOSER)),
+    "H200": (Peak(494.5, _COMPOSER), Peak(989.5, _COMPOSER)),
+    "RTX 3090": (Peak(35.6, _FABRIC), Peak(71.0)),
+    "RTX 4090": (Peak(82.6, _FABRIC), Peak(165.2)),
 }
 
 

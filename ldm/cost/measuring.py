@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +18,6 @@ from tqdm import tqdm
 from ldm.accel import peak_memory
 from ldm.cost.counting import Clock, counting
 from ldm.cost.machine import Measured
-from ldm.cost.of_run import HALF
 from ldm.data.samples import collate
 from ldm.training.kinds import Run
 from ldm.training.rehearsal import Rehearsed, rehearse
@@ -56,29 +58,20 @@ def _passes_on_cpu(task: Task, batch_size: int) -> Measured | None:
     return None if torch.cuda.is_available() else passes_of(task, batch_size)
 
 
-def measured_peak(mixed_precision: str) -> float:
-    """Operations a second of a large product of matrices on this machine, in the dtype of autocast."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    side, fastest = (8192 if device.type == "cuda" else 1024), float("inf")
-    x = torch.randn(side, side, device=device, dtype=HALF[mixed_precision] or torch.float32)
-    for _ in range(10):
-        began = time.perf_counter()
-        torch.mm(x, x)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        fastest = min(fastest, time.perf_counter() - began)
-    return 2 * side**3 / fastest
-
-
 @contextmanager
 def peak_beyond() -> Iterator[Callable[[], int]]:
     """Gives a function that says how many bytes the process has held at most beyond what it holds now.
 
-    Where the system does not tell what it holds now (it is not Linux), that is the most that it held so far.
+    What it has freed before is given back first, and the mark of the most that it held is lowered. Where the system does
+    neither (it is not Linux), what it holds now is taken to be the most that it held so far.
     """
     cpu, status = torch.device("cpu"), Path("/proc/self/statm")
     before = round((peak_memory(cpu) or 0) * 2**20)
     if status.exists():
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError):  # some containers forbid it: the mark is then that of the whole process
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         import resource
 
         before = int(status.read_text(encoding="ascii").split()[1]) * resource.getpagesize()

@@ -7,8 +7,9 @@
     activations   what the forward pass leaves for the backward pass
     working       what else is held at the worst moment: of operators, of the backward pass
     gathered      FSDP: weights and gradients of the blocks that are put together at that moment
-    beside        the framework's own (code, workspaces of libraries, data, what the allocator cannot use): it is not
-                  counted, and known where a run was measured
+    holes         on a CPU, between tensors (``ldm.cost.heap``)
+    beside        the framework's own (code, workspaces of libraries, data): it is not counted, and known where a run was
+                  measured
 
 DDP (``train.parallel: ddp``) has all of it on every device, and its gradients are there all the time, as they are views
 of the buffers that are exchanged. FSDP (Zhao et al. 2023, https://arxiv.org/abs/2304.11277) has a share of trained
@@ -38,6 +39,7 @@ class Memory:
     activations: int
     working: int
     gathered: int
+    holes: int = 0
     beside: int = 0
 
     @property
@@ -70,17 +72,17 @@ def memory_of(counted: Counted, train: TrainSettings, devices: int, beside: int 
     if not gradients_stay(train, devices):  # they are within what was counted at the peak
         gradients = min(gradients, working)
         working -= gradients
-        gradients = max(gradients, _FULL * trained - activations)  # when all are there, no activation is left
     moment = 1 if train.optimizer == "adamw8bit" else _FULL
     averaged = train.ema_decay > 0 and train.ema_device == "accelerator"
     return Memory(
         weights=_FULL * trained + frozen,
         gradients=gradients,
         optimiser=2 * moment * trained,
-        average=_FULL * trained if averaged else 0,
+        average=_FULL * -(-counted.averaged // share) if averaged else 0,
         activations=activations,
         working=working,
         gathered=_gathered(counted) if sharded else 0,
+        holes=counted.holes,
         beside=beside,
     )
 

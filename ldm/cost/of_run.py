@@ -12,7 +12,7 @@ import torch
 
 from ldm.cost.architecture import Architecture, of_model, of_run
 from ldm.cost.diffusion_step import DiffusionStep
-from ldm.cost.other_steps import ClipStep, VAEStep
+from ldm.cost.other_steps import ClipStep, GanStep, VAEStep
 from ldm.cost.step import Step
 from ldm.errors import UserError
 from ldm.training.clip_settings import ClipRun
@@ -29,7 +29,7 @@ def steps_of(run: Run) -> list[tuple[int, Step]]:
     """The kinds of steps of a run: how many there are of each, and their passes.
 
     Raises:
-        UserError: a model that the run begins with is not to be had, or the task is one that is not counted.
+        UserError: a model that the run begins with is not to be had.
     """
     steps = run.train.steps
     if isinstance(run, DiffusionRun):
@@ -48,7 +48,7 @@ def steps_of(run: Run) -> list[tuple[int, Step]]:
             raise UserError(f"pictures of {side} x {side} must be a multiple of image.patch_size")
         channels = 1 if getattr(run.data, "source", "") == "mnist" or _grey(run) else 3
         return [(steps, ClipStep(run, side, channels, half))]
-    raise UserError(f"ldm cost counts the tasks diffusion, lcm, vae and clip, not {run.task}")
+    return [(steps, GanStep(run, half))]
 
 
 def _shared(run: ModelRun, shape: Architecture) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from ldm.config import read_tree, validate
 from ldm.cost.architecture import of_family
 from ldm.cost.diffusion_step import DiffusionStep
 from ldm.cost.estimate import Speed, Stage, stage_of
+from ldm.cost.money import money_of
 from ldm.cost.of_run import HALF, steps_of
 from ldm.cost.settings import CostPlan
 from ldm.errors import UserError
+from ldm.training.gan_settings import GanRun
 from ldm.training.kinds import Run
 from ldm.training.settings import VAERun
 
@@ -88,7 +90,7 @@ class Estimate:
     @property
     def money(self) -> float | None:
         """Of all devices."""
-        return None if self.device_hours is None or self.price is None else self.device_hours * self.price
+        return money_of(self.device_hours, self.price)
 
     def as_data(self) -> dict[str, Any]:
         """For JSON."""
@@ -136,7 +138,7 @@ def estimate_plan(plan: CostPlan, speed: Speed, devices: int, price: float | Non
         title = f"{told.pictures:,} pictures of {told.side} x {told.side}"
         stages.append(stage_of(title, step, train, train.steps, devices, speed, gpu=True))
     found = Estimate(plan.family, plan.task, plan.parallel, tuple(stages), speed, price)
-    notes = (plan.assumed,) if plan.assumed else ()
+    notes = tuple(note for note in (plan.assumed, speed.assumed) if note)
     return Estimate(**{**vars(found), "published": _published(plan, found), "notes": notes})
 
 
@@ -164,11 +166,13 @@ def estimate_run(run: Run, speed: Speed | None, devices: int, price: float | Non
         UserError: a model that it begins with is not to be had.
     """
     kinds = steps_of(run)
-    if run.train.parallel == "fsdp" and isinstance(run, VAERun) and run.loss.adversarial > 0:
+    has_adversary = isinstance(run, GanRun) or (isinstance(run, VAERun) and run.loss.adversarial > 0)
+    if run.train.parallel == "fsdp" and has_adversary:
         raise UserError("train.parallel fsdp splits one network, and this task trains two in turn: use ddp")
     titles = ["the run"] if len(kinds) == 1 else ["before the adversary", "with the adversary"]
     stages = [
         stage_of(title, step, run.train, steps, devices, speed, gpu)
         for title, (steps, step) in zip(titles, kinds, strict=True)
     ]
-    return Estimate(str(run.output), run.task, run.train.parallel, tuple(stages), speed, price)
+    notes = () if speed is None or not speed.assumed else (speed.assumed,)
+    return Estimate(str(run.output), run.task, run.train.parallel, tuple(stages), speed, price, notes=notes)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from ldm.cost.counting import Ledger, Works, add_all, counting, flops_of, on_paper, written_down
-from ldm.cost.diffusion_step import Backward, backward
-from ldm.training.parallel import _blocks as blocks_of
+from ldm.cost.diffusion_step import Backward, run_backward
+from ldm.cost.heap import holes_of
+from ldm.training.parallel import gathered_blocks
 
 
 class Step(Protocol):
@@ -36,8 +39,11 @@ class Step(Protocol):
         """Make the networks by part, what is trained requiring gradients; called on ``meta``."""
         ...
 
-    def forward(self, ledger: Ledger) -> list[Backward]:
-        """Run them; the backward passes that are due, in order."""
+    def turns(self, ledger: Ledger) -> Iterator[list[Backward]]:
+        """Run them forwards; at each turn, the backward passes that are due before the next one, in order.
+
+        Whatever is trained in a turn is changed at its end, and its gradients are forgotten.
+        """
         ...
 
 
@@ -74,6 +80,8 @@ class Counted:
         works: of all passes, by kind of operator.
         activations: bytes kept from the forward for the backward passes, by dtype.
         peak: the most bytes held at once beside the weights, whose gradients are in it where none were there before.
+        averaged: numbers that the moving average follows: those of the first turn.
+        holes: bytes between tensors, on a CPU.
     """
 
     batch: int
@@ -83,6 +91,8 @@ class Counted:
     works: Works
     activations: dict[str, int]
     peak: int
+    averaged: int
+    holes: int = 0
 
     @property
     def flops(self) -> int:
@@ -116,25 +126,63 @@ def count_step(step: Step, *, gpu: bool = False, gathered: bool = False, kept: b
             for parameter in module.parameters() if kept else ():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         with counting(copies=not gpu) as ledger:
-            due = step.forward(ledger)
-            activations = ledger.by_dtype()
-            first = {name: flops_of(works) for name, works in ledger.works.items()}
-            backward(due, ledger)
+            played = _play(step, ledger, [] if kept else [*networks.values()])
         works: Works = {}
         for share in ledger.works.values():
             add_all(works, share)
         parts = {}
         for name, (parameters, learned, frozen, blocks) in sizes.items():
-            whole, forward = flops_of(ledger.works.get(name, {})), first.get(name, 0)
+            forward, backward = flops_of(ledger.works.get(name, {})) - played.back[name], played.back[name]
             own = 0 if name in step.shared else frozen
-            parts[name] = Part(parameters, learned, own, forward, whole - forward, blocks)
-        return Counted(step.batch, step.half is not None, step.numbers, parts, works, activations, ledger.peak)
+            parts[name] = Part(parameters, learned, own, forward, backward, blocks)
+        averaged = sum(part.trained for name, part in parts.items() if name not in played.later)
+        return Counted(
+            batch=step.batch,
+            half=step.half is not None,
+            numbers=step.numbers,
+            parts=parts,
+            works=works,
+            activations=played.activations,
+            peak=ledger.peak,
+            averaged=averaged,
+            holes=0 if gpu else holes_of(ledger.trace),
+        )
+
+
+class _Played(NamedTuple):
+    """What the turns of a step showed.
+
+    Attributes:
+        activations: bytes that the forward passes of a turn left, by dtype, where they left most.
+        back: operations of all backward passes, by part.
+        later: parts that are not trained in the first turn.
+    """
+
+    activations: dict[str, int]
+    back: Counter[str]
+    later: set[str]
+
+
+def _play(step: Step, ledger: Ledger, forgetful: list[nn.Module]) -> _Played:
+    """All turns of a step; gradients of the ``forgetful`` networks are gone when a turn ends."""
+    activations: dict[str, int] = {}
+    back: Counter[str] = Counter()
+    later: set[str] = set()
+    for turn, due in enumerate(step.turns(ledger)):
+        later |= {part for part, *_ in due} if turn else set()
+        activations = max(activations, ledger.by_dtype(), key=lambda held: sum(held.values()))
+        back.subtract({name: flops_of(works) for name, works in ledger.works.items()})
+        run_backward(due, ledger)
+        back.update({name: flops_of(works) for name, works in ledger.works.items()})
+        for module in forgetful:
+            module.zero_grad(set_to_none=True)
+    return _Played(activations, back, later)
 
 
 def _sizes(module: nn.Module) -> tuple[int, int, int, tuple[int, ...]]:
     parameters = list(module.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
-    blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(module)]
+    blocks = [sum(p.numel() for p in block.parameters()) for block in gathered_blocks(module)]
     whole = sum(p.numel() for p in parameters)
     return whole, trained, frozen, (*blocks, whole - sum(blocks))

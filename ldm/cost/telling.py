@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from ldm.cost.estimate import Stage
 from ldm.cost.measuring import Watched
 from ldm.cost.memory import Memory
+from ldm.cost.money import money_in_words
 from ldm.cost.plans import Estimate, Published
 from ldm.cost.step import Part
 
 _NOT_IN_IT = "not in it: waiting for data, exchange between devices, pictures and checkpoints on the way"
-_KINDS = ("weights", "gradients", "optimiser", "average", "activations", "working", "gathered", "beside")
+_KINDS = ("weights", "gradients", "optimiser", "average", "activations", "working", "gathered", "holes", "beside")
 _HALVES = {"VAE encoder": "VAE"}  # the half of a part that a step runs
 
 
@@ -41,7 +42,7 @@ def measured_in_words(watched: Watched, predicted: Stage, peak: float) -> str:
     Args:
         watched: the step.
         predicted: the same on paper.
-        peak: operations a second of a large product of matrices on this machine.
+        peak: the most operations a second that this machine does.
     """
     of = watched.rehearsed
     seconds = of.seconds - of.waited
@@ -49,7 +50,7 @@ def measured_in_words(watched: Watched, predicted: Stage, peak: float) -> str:
     most = amount(peak, "FLOP/s")
     lines = [
         f"measured: {seconds:.3g} s a step, {of.waited:.2g} s more of waiting for data, {_bytes(watched.memory)}",
-        f"reached: {amount(reached, 'FLOP/s')}, {reached / peak:.0%} of the {most} of a product of matrices",
+        f"reached: {amount(reached, 'FLOP/s')}, {reached / peak:.0%} of the {most} that this machine does at the best",
     ]
     if predicted.seconds is not None:
         lines.append(f"on paper: {predicted.seconds:.3g} s a step, {_bytes(predicted.memory.total)}")
@@ -107,9 +108,8 @@ def _whole(found: Estimate) -> str:
         devices = found.stages[0].devices
         told += f" in {_duration(found.hours)}"
         told += f" on {devices} devices, {_figure(found.device_hours)} hours of one" if devices > 1 else ""
-    if found.money is not None:
-        told += f"; money: {found.money:,.2f}, at {found.price:g} for a device and hour"
-    return told
+    money = money_in_words(found.device_hours, found.price)
+    return told if money is None else f"{told}; {money}"
 
 
 def _beside(figure: Published) -> str:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ldm.data.fashion_mnist import FashionMnistConfig
 from ldm.data.folder import FolderConfig
 from ldm.data.folder_files import METADATA, READABLE, ending
+from ldm.data.idx import read_idx
+from ldm.data.idx_pictures import IdxConfig, Split, labels_file
+from ldm.data.mnist import MnistConfig
 from ldm.data.pictures import PictureConfig
 from ldm.data.table import HubConfig, ParquetConfig
 from ldm.data.webdataset import WebDatasetConfig
@@ -21,13 +27,16 @@ _CAPTIONS = ("text", "caption", "captions", "prompt", "description", "sentences"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")  # on the hub; a single word is rather a folder that is not there
 _REMOTE = re.compile(r"\w+://")
 _MOST = 10_000  # files looked at to tell what a folder holds
+_GARMENT_LABELS = ("657fbd221bfc9f41", "3d0e6c6ea990b53b")  # of Fashion-MNIST: sha256, training and test
+_DIGIT_LABELS = ("1feba77c54802fa5", "ddeff807876a9661")  # of MNIST
 
 
-def guess(place: str) -> PictureConfig:
+def guess(place: str) -> PictureConfig | IdxConfig:
     """The settings of the source at a place: a folder, a file or pattern of files, or a name on the hub.
 
     Captions in tables are taken from the first column that has a usual name; where there is none, the source has no
-    captions.
+    captions. IDX files of digits and of garments have the same names, and their labels tell them apart; files with
+    other labels are taken for digits, and a line on stderr says so.
 
     Raises:
         UserError: there is nothing at the place, or nothing that is a source.
@@ -52,7 +61,12 @@ def guess(place: str) -> PictureConfig:
     raise UserError(f"there is no {place}, and it is no name on the hub, such as owner/name")
 
 
-def _folder(folder: Path) -> PictureConfig:
+def _folder(folder: Path) -> PictureConfig | IdxConfig:
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        labels = labels_file(folder, split)
+        if labels is not None:
+            return _idx(folder, split, labels)
     found: dict[str, str] = {}
     lists = []
     for count, name in enumerate(_walk(folder)):
@@ -70,6 +84,16 @@ def _folder(folder: Path) -> PictureConfig:
         if ".parquet" in found:
             return ParquetConfig(path=str(folder), caption_column=_first_known(_parquet_columns(found[".parquet"])))
     return FolderConfig(path=folder)  # which says what it looked for, where there is nothing
+
+
+def _idx(folder: Path, split: Split, labels: Path) -> IdxConfig:
+    digest = hashlib.sha256(read_idx(labels).tobytes()).hexdigest()[:16]
+    if digest in _GARMENT_LABELS:
+        return FashionMnistConfig(path=folder, split=split, captions=True)
+    if digest not in _DIGIT_LABELS:
+        other = f"'{{source: fashion_mnist, path: {folder}}}' in its place reads garments"
+        print(f"{folder} is read as digits, as MNIST is; {other}", file=sys.stderr)
+    return MnistConfig(path=folder, split=split, captions=True)
 
 
 def _walk(folder: Path) -> Iterator[str]:

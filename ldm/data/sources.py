@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ldm.data.example import Source
+from ldm.data.fashion_mnist import FashionMnistConfig, FashionMnistSource
 from ldm.data.folder import FolderConfig, FolderSource
 from ldm.data.indexed_tars import IndexedTarSource
 from ldm.data.mixture import Mixture
 from ldm.data.mnist import MnistConfig, MnistSource
+from ldm.data.split import hold_out
 from ldm.data.streamed_table import StreamedTableConfig
 from ldm.data.table import HubConfig, HubSource, ParquetConfig, ParquetSource
 from ldm.data.webdataset import WebDatasetConfig, WebDatasetSource
@@ -58,16 +60,54 @@ class MixConfig(Settings):
         return sources
 
 
+class SplitConfig(Settings):
+    """A part of a source: what is left of it once some pictures, chosen by chance, are held out, or those alone.
+
+    Attributes:
+        of: the whole.
+        hold_out: so many pictures are held out.
+        part: which of the two this is.
+        seed: of the choice.
+    """
+
+    source: Literal["split"]
+    of: SourceConfig
+    hold_out: int = Field(ge=1)
+    part: Literal["train", "held_out"]
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def skip_bad(self) -> int:
+        """Of the whole."""
+        return getattr(self.of, "skip_bad", 0)
+
+
 SourceConfig = Annotated[
-    MnistConfig | FolderConfig | ParquetConfig | HubConfig | WebDatasetConfig | StreamedTableConfig | MixConfig,
+    MnistConfig
+    | FashionMnistConfig
+    | FolderConfig
+    | ParquetConfig
+    | HubConfig
+    | WebDatasetConfig
+    | StreamedTableConfig
+    | MixConfig
+    | SplitConfig,
     Field(discriminator="source"),
 ]
 MixedSource.model_rebuild()
+SplitConfig.model_rebuild()
 
 
 def _mixed(config: MixConfig) -> Mixture:
     parts = [open_source(each.data) for each in config.sources]
     return Mixture(parts, [each.weight or len(part) for each, part in zip(config.sources, parts, strict=True)])
+
+
+def _split(config: SplitConfig) -> Source:
+    train, held_out = hold_out(open_source(config.of), config.hold_out, config.seed, "data.hold_out")
+    part = train if config.part == "train" else held_out
+    part.name += ", held out" if part is held_out else f", but for {config.hold_out:,} held out"
+    return part
 
 
 def _tars(config: WebDatasetConfig) -> Source:
@@ -82,12 +122,14 @@ def _streamed(config: StreamedTableConfig) -> Source:
 
 SOURCES: dict[str, Callable[[Any], Source]] = {
     "mnist": MnistSource,
+    "fashion_mnist": FashionMnistSource,
     "folder": FolderSource,
     "parquet": ParquetSource,
     "hub": HubSource,
     "webdataset": _tars,
     "stream": _streamed,
     "mix": _mixed,
+    "split": _split,
 }
 
 

@@ -64,29 +64,29 @@ def _shares(source: Mixture, count: int) -> list[int]:
     return shares
 
 
-def hold_out(source: Source, count: int, seed: int) -> tuple[Source, Source]:
+def hold_out(source: Source, count: int, seed: int, key: str = "validation.count") -> tuple[Source, Source]:
     """Split a source by chance, the same way for the same seed: (what is trained on, ``count`` that are not).
 
     An example that a source holds several times, as kohya's repeats, is on one side only. Of a mixture, every part
-    gives in proportion to its size.
+    gives in proportion to its size. ``key`` is the setting that said how many.
 
     Raises:
         UserError: there are not so many, or the source is a stream.
     """
     if isinstance(source, Mixture):
         shares = _shares(source, count)
-        halves = [hold_out(part, n, seed) for part, n in zip(source.parts, shares, strict=True)]
+        halves = [hold_out(part, n, seed, key) for part, n in zip(source.parts, shares, strict=True)]
         kept = Mixture([a for a, _ in halves], source.weights)
         held = [b for _, b in halves if len(b)]
         return kept, held[0] if len(held) == 1 else Mixture(held, [len(part) for part in held])
     if source.stream:
-        raise no_stream("validation.count holds pictures out of training", source, "set it to 0")
+        raise no_stream(f"{key} holds pictures out of training", source, "set it to 0")
     first: dict[str, int] = {}
     same = torch.tensor([first.setdefault(source.key(i), i) for i in range(len(source))])
     distinct = torch.tensor(list(first.values()))
     if not 0 <= count < len(distinct):
         told = f"{source.name} has {len(distinct)} pictures, of which {count} cannot be held out"
-        raise UserError(f"{told}: set validation.count to less, or to 0")
+        raise UserError(f"{told}: set {key} to less")
     order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(mix(seed, 8)))
     held = distinct[order[:count]].sort().values
     return Chosen(source, torch.nonzero(~torch.isin(same, held)).flatten()), Chosen(source, held)

@@ -101,6 +101,8 @@ class ClipFolder:
 def _load(folder: Path) -> Any:
     from transformers import CLIPModel
 
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no CLIP: expected a run of `task: clip`, or a CLIPModel of transformers")
     config = read_json(folder / "config.json")
     if "CLIPModel" not in (config.get("architectures") or []):
         raise UserError(f"{folder} holds a {config.get('architectures')}, not a CLIPModel: no CLIP with both towers")

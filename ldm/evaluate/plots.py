@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -31,13 +31,13 @@ def plots(found: Evaluation) -> dict[str, Plot]:
     made: dict[str, Plot] = {}
     features = distances(found)
     if len(found.cells) > 1 and features:
-        made["pareto"] = _drawn(lambda figure: _pareto(figure, found, features[0]), 2)
+        made["pareto"] = drawn_by(lambda figure: _pareto(figure, found, features[0]), 2)
     if found.cells and found.cells[0].measured.judged:
         name, told = next(iter(best(found).measured.judged.items()))
-        made["classes"] = _drawn(lambda figure: _classes(figure, told, name), 1)
+        made["classes"] = drawn_by(lambda figure: _classes(figure, told, name), 1)
     if found.reconstruction is not None:
         latents = found.reconstruction.latents
-        made["latents"] = _drawn(lambda figure: _latents(figure, latents), 1)
+        made["latents"] = drawn_by(lambda figure: _latents(figure, latents), 1)
     return made
 
 
@@ -56,15 +56,29 @@ def best(found: Evaluation) -> Cell:
     return min(found.cells, key=lambda cell: cell.measured.value(_DISTANCE, names[0]).value)
 
 
+def title(name: str, found: Evaluation) -> str:
+    """What a plot or sheet shows, by its name."""
+    kind, _, k = name.partition("_")
+    if kind == "drawn":
+        return f"the first pictures: {found.cells[int(k) - 1].name}"
+    return {
+        "pareto": "distance against price",
+        "classes": f"classes: {best(found).name}" if found.cells else "",
+        "latents": "latents of the autoencoder",
+        "reconstruction": "pictures of the reference, each with what came back from the autoencoder on its right",
+    }[kind]
+
+
 def sheets(found: Evaluation) -> dict[str, bytes]:
     """Pictures by the names of their files, as PNG: drawn ones of each setting; pictures beside what came back."""
-    made = {f"drawn_{k}": _sheet(cell.first[:32], 8) for k, cell in enumerate(found.cells, 1)}
+    made = {f"drawn_{k}": sheet_of(cell.first[:32], 8) for k, cell in enumerate(found.cells, 1)}
     if found.reconstruction is not None:
-        made["reconstruction"] = _sheet(found.reconstruction.first.flatten(0, 1), 8)
+        made["reconstruction"] = sheet_of(found.reconstruction.first.flatten(0, 1), 8)
     return made
 
 
-def _sheet(images: Tensor, columns: int) -> bytes:
+def sheet_of(images: Tensor, columns: int) -> bytes:
+    """Pictures uint8 (N, C, H, W) in rows, as PNG; small ones are enlarged."""
     sheet = to_pil(grid(to_signed(images), columns)[None])[0]
     scale = max(1, _SMALL // 2 // images.shape[-1])
     sheet = sheet.resize((sheet.width * scale, sheet.height * scale), resample=0)
@@ -74,7 +88,8 @@ def _sheet(images: Tensor, columns: int) -> bytes:
     return held.getvalue()
 
 
-def _drawn(draw: Callable[[Any], None], panels: int) -> Plot:
+def drawn_by(draw: Callable[[Any], None], panels: int) -> Plot:
+    """A plot of so many panels side by side, as ``draw`` draws it on a figure of matplotlib."""
     from matplotlib.figure import Figure  # the object interface: no global state, no display
 
     figure = Figure(figsize=(5.2 * panels, 3.6), layout="constrained")
@@ -97,18 +112,27 @@ def _pareto(figure: Any, found: Evaluation, features: str) -> None:
     for axes, price, unit in zip((left, right), prices, ("seconds", "GFLOPs"), strict=True):
         _front(axes, found.cells, list(zip(price, values, strict=True)))
         axes.set_xlabel(f"{unit} of a picture (numbers: steps)")
-        _scale(axes.set_xscale, price)
+        axes.margins(0.07, 0.1)
+        _scale(axes, "x", price)
     floor = [m.value for m in found.real.metrics if (m.name, m.features) == (_DISTANCE, features)]
     for axes in (left, right) if floor else ():
         axes.axhline(floor[0], color=_GREY, linestyle=":", linewidth=1, label="real pictures")
-    _scale(left.set_yscale, [*values, *floor])
+    _scale(left, "y", [*values, *floor])
     left.set_ylabel(f"Fréchet distance\n({features})")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
 
 
-def _scale(choose: Callable[[str], object], values: Sequence[float]) -> None:
+def _scale(axes: Any, direction: Literal["x", "y"], values: Sequence[float]) -> None:
     """Logarithmic where the values are of several orders; else its marks would be few and odd."""
-    choose("log" if min(values) > 0 and max(values) > 10 * min(values) else "linear")
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    if min(values) <= 0 or max(values) <= 10 * min(values):
+        return
+    axes.set(**{f"{direction}scale": "log"})
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[direction]
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _front(axes: Any, cells: Sequence[Cell], points: Sequence[tuple[float, float]]) -> None:

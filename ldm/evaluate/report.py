@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -86,7 +86,9 @@ def tables(found: Evaluation) -> list[Table]:
     if found.cells:
         header = ["", "seconds of a picture", "GFLOPs of a picture"]
         prices = [[cell.name, f"{cell.seconds:.4g}", f"{cell.flops / 1e9:.4g}"] for cell in found.cells]
-        made.append(Table("Price", header, prices))
+        size = min(found.config.batch_size, found.config.count)
+        told = f"from the condition to the decoded picture; seconds: the median of batches of {size}"
+        made.append(Table("Price", header, prices, notes=[told]))
     if found.reconstruction is not None:
         made += _of_autoencoder(found)
     return made
@@ -122,11 +124,11 @@ def _conditions(rows: Sequence[Row]) -> list[str]:
 
 
 def _best(rows: Sequence[Sequence[Metric | None] | None], column: int) -> int | None:
-    """The row whose metric is better than that of all others."""
+    """The row whose metric is better than that of all others, by more than it is uncertain where that is known."""
     held = [(k, row[column]) for k, row in enumerate(rows) if row is not None]
-    known = [(metric.value if metric.better == LOWER else -metric.value, k) for k, metric in held if metric is not None]
-    first, *others = sorted(known)
-    return first[1] if others and others[0][0] > first[0] else None
+    known = [(m.value if m.better == LOWER else -m.value, m.spread or 0, k) for k, m in held if m is not None]
+    (value, spread, first), *others = sorted(known)
+    return first if others and others[0][0] - value > spread else None
 
 
 def number(metric: Metric | None) -> str:
@@ -141,7 +143,8 @@ def _of_autoencoder(found: Evaluation) -> Iterator[Table]:
     lost = found.reconstruction
     assert lost is not None
     rows = [[metric.label, number(metric)] for metric in lost.metrics]
-    yield Table(f"Autoencoder, on {found.pictures:,} pictures", ["", "value"], rows)
+    caption = f"Autoencoder, on {found.pictures:,} pictures"
+    yield Table(caption, ["", "value"], rows, notes=["±: the standard deviation over the pictures"])
     told = lost.latents
     channels = [
         [f"{k}", f"{mean:.3f}", f"{std:.3f}", f"{noise:.3f}"]
@@ -175,16 +178,17 @@ def heading(found: Evaluation, made: dict[str, Any]) -> list[str]:
     return lines
 
 
-def markdown(found: Evaluation, made: dict[str, Any], pictures: Sequence[str]) -> str:
-    """The report; ``pictures`` are the names of the files beside it that it shows."""
+def markdown(found: Evaluation, made: dict[str, Any], pictures: Mapping[str, str]) -> str:
+    """The report; ``pictures`` are the files beside it that it shows, and what is to be seen there."""
     parts = ["# Evaluation", *(f"- {line}" for line in heading(found, made)), ""]
     for table in tables(found):
-        parts += [f"## {table.caption}", "", *_rows(table), "", *(f"- {note}" for note in table.notes), ""]
-    parts += [f"![{name.partition('.')[0]}]({name})\n" for name in pictures]
+        parts += [f"## {table.caption}", "", *table_lines(table), "", *(f"- {note}" for note in table.notes), ""]
+    parts += [f"{shows}\n\n![{name.partition('.')[0]}]({name})\n" for name, shows in pictures.items()]
     return "\n".join(parts) + "\n"
 
 
-def _rows(table: Table) -> Iterator[str]:
+def table_lines(table: Table) -> Iterator[str]:
+    """A table as lines of Markdown; what is best is bold."""
     yield "| " + " | ".join(table.header) + " |"
     yield "|---" * len(table.header) + "|"
     for k, row in enumerate(table.rows):

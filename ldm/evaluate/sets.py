@@ -55,7 +55,7 @@ def compare(drawn: Tensor, reference: ReferenceSet, features: str, config: Evalu
             features,
             *counts,
             spread=kernel.spread,
-            note=f"{kernel.subsets} subsets of {kernel.size:,}",
+            note=f"mean ± std of {kernel.subsets} subsets of {kernel.size:,}",
         ),
     ]
     some = _some(drawn, config.manifold_count, config.seed)

@@ -69,7 +69,7 @@ class EvaluateConfig(Settings):
         if not self.count and not self.reconstruction:
             raise UserError("count 0 draws nothing, and no reconstruction is asked for: there is nothing to evaluate")
         if self.count and not self.features and self.clip is None:
-            raise UserError(f"give at least one network of features: {HOW}; or a CLIP, for its scores alone")
+            raise UserError(f"nothing describes the pictures: --features takes {HOW}; or --clip, for its scores alone")
         if self.count and self.count <= self.neighbours:
-            raise UserError(f"count {self.count} is not more than the {self.neighbours} neighbours that are looked at")
+            raise UserError(f"count {self.count}: draw more, as {self.neighbours} neighbours of each are looked at")
         return self

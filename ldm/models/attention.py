@@ -21,11 +21,11 @@ from ldm.errors import UserError, choose, need
 
 # Up to so many, there and back, the products take a third to three quarters of the fused kernel's time; and though they
 # are rounded before the softmax, the gradients of a U-Net are as near to those in float32.
-_FEW_KEYS = 600
+UNFUSED_KEYS = 600
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    if q.requires_grad and k.shape[-2] <= _FEW_KEYS and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+    if q.requires_grad and k.shape[-2] <= UNFUSED_KEYS and q.dtype == torch.bfloat16 and q.device.type == "cpu":
         return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 

@@ -142,17 +142,17 @@ def shard(module: nn.Module, device: torch.device, half: bool) -> None:
     # Inputs stay as they are: autocast casts them where that is right, and times are not to be rounded.
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     policy = policy if half else MixedPrecisionPolicy()
-    for block in [*_blocks(module), module]:
+    for block in [*gathered_blocks(module), module]:
         fully_shard(block, mesh=mesh, mp_policy=policy)
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+def gathered_blocks(module: nn.Module) -> Iterator[nn.Module]:
     """What is put together at a time: the elements of the outermost lists, such as a U-Net's levels."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
             yield from child
         else:
-            yield from _blocks(child)
+            yield from gathered_blocks(child)
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:

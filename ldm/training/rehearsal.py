@@ -57,14 +57,17 @@ class Rehearsed:
     skipped: tuple[str, ...]
 
 
-def rehearse(run: RunSettings, look: Callable[[Task], Any] = lambda task: None) -> tuple[Rehearsed, Any]:
-    """Set a run up, take one step to warm up and ``STEPS`` that are timed, draw a sheet, and forget it all.
+def rehearse(
+    run: RunSettings, look: Callable[[Task], Any] = lambda task: None, steps: int = STEPS
+) -> tuple[Rehearsed, Any]:
+    """Set a run up, take one step to warm up and ``steps`` that are timed, draw a sheet, and forget it all.
 
     A step before those has its operations counted, without compilation, whose graphs a counter does not see.
 
     Args:
         run: its settings; nothing is written to its folder but what it makes before it begins, such as a cache.
         look: is given the task.
+        steps: to be timed.
 
     Returns:
         What was measured in this process, and what ``look`` returned.
@@ -76,12 +79,12 @@ def rehearse(run: RunSettings, look: Callable[[Task], Any] = lambda task: None) 
         seed_weights(run.seed)
         task = build_task(run, accelerator.device)
         trainer = Trainer(run, task, accelerator, team, provenance(run))
-        steps = run.model_copy(update={"train": run.train.model_copy(update={"steps": STEPS + 2})})
-        source = batches(task.samples, 0, steps.train, team, accelerator.device)
+        train = run.train.model_copy(update={"steps": steps + 2})
+        source = batches(task.samples, 0, train, team, accelerator.device)
         meter = Meter()
         flops, _, _ = _take(trainer, source, meter, counted=True)
         _take(trainer, source, meter)  # where compilation happens
-        timed = [_take(trainer, source, meter)[1:] for _ in range(STEPS)]
+        timed = [_take(trainer, source, meter)[1:] for _ in range(steps)]
         modules = [*task.players.values()]
         found = Rehearsed(
             seconds=median(whole for whole, _ in timed),

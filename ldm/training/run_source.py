@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ldm.data.example import Source
 from ldm.data.folder import FolderConfig
-from ldm.data.sources import MixConfig, SourceConfig, open_source
+from ldm.data.sources import MixConfig, SourceConfig, SplitConfig, open_source
 from ldm.data.split import thin_out
 from ldm.errors import UserError
 from ldm.training.settings import RunSettings
@@ -32,6 +32,8 @@ def _keep_apart(output: Path, data: SourceConfig) -> None:
     if isinstance(data, MixConfig):
         for each in data.sources:
             _keep_apart(output, each.data)
+    if isinstance(data, SplitConfig):
+        _keep_apart(output, data.of)
     if isinstance(data, FolderConfig):
         folder, place = data.path.expanduser().resolve(), output.resolve()
         if folder in (place, *place.parents):

@@ -1,0 +1,179 @@
+"""Generative families side by side: what each takes to train and to draw with, how good its pictures are, how various.
+
+Trainings are stages, known by what is learned, from what and with which seed: rows share them, and an interrupted
+comparison goes on with what is missing. Seeds share nothing: an autoencoder that a diffusion model stands on is trained
+for each, so that the spread over seeds is that of the whole row. Seed follows seed and within it row follows row, so
+that a machine that slows down slows all rows alike.
+
+A seed diverges where a loss or gradient is not finite, or where what it draws is much farther from real pictures than
+what the median seed of its row does; how much farther is a setting.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ldm.compare.drawers import open_drawer
+from ldm.compare.family_jury import FamilyJury
+from ldm.compare.family_runs import Row, Training, material_of, rows_of
+from ldm.compare.family_settings import FamilyComparison
+from ldm.compare.family_work import draw_timed, train_once
+from ldm.compare.machine import machine
+from ldm.compare.quality import make_judge
+from ldm.compare.rows import Material
+from ldm.compare.stages import Found, Stages
+from ldm.publishing import disk_trouble, write_whole
+from ldm.weights.files import write_tensors
+from ldm.weights.model import resolve
+
+NOWHERE = Path(".")  # of runs that are not trained there
+DISTANCE = "Fréchet distance"
+
+
+def compare_families(told: FamilyComparison) -> Found:
+    """Do all of a comparison that is not done yet.
+
+    Returns:
+        All that was found, as plain data.
+
+    Raises:
+        UserError: anything the user can mend.
+        Stopped: a signal asked for it; the same call goes on from there.
+    """
+    material = material_of(told)
+    return _Comparison(told, material, rows_of(told, material)).found()
+
+
+def count_families(told: FamilyComparison) -> Found:
+    """What there is to be said before anything is trained."""
+    material = material_of(told)
+    return {**_asked(told, material), "counted": {row.name: row.counted() for row in rows_of(told, material)}}
+
+
+def _asked(told: FamilyComparison, material: Material) -> Found:
+    return {
+        "asked": told.model_dump(mode="json"),
+        "side": material.side,
+        "rows": [row.name for row in told.rows],
+    }
+
+
+class _Comparison:
+    """One comparison at work."""
+
+    def __init__(self, told: FamilyComparison, material: Material, rows: list[Row]) -> None:
+        self._told, self._quality, self._material, self._rows = told, told.quality, material, rows
+        self._machine = machine()
+        per_seed = 1 + sum(len(row.training.line) + 2 for row in rows)
+        self._stages = Stages(told.output, (told.quality.judge is not None) + len(told.quality.seeds) * per_seed)
+        self._data = {"data": material.as_told(), "machine": self._machine}
+
+    def found(self) -> Found:
+        """Everything."""
+        judge = self._judge()
+        counted = {row.name: row.counted() for row in self._rows}
+        real: list[Found] = []
+        seeds: dict[str, list[Found]] = {row.name: [] for row in self._rows}
+        for seed in self._quality.seeds:
+            of = self._judging | {"seed": seed}
+            real.append(self._stages.find(f"real pictures, seed {seed}", of, lambda _, s=seed: self._jury.real(s)))
+            for row in self._rows:
+                seeds[row.name].append({"seed": seed, **self._seed(row, seed)})
+        for of_row in seeds.values():
+            mark_diverged(of_row, self._quality.diverged)
+        return {
+            **_asked(self._told, self._material),
+            "machine": self._machine,
+            "judge": judge,
+            "counted": counted,
+            "real": real,
+            "seeds": seeds,
+        }
+
+    # ---------------------------------------------------------------------------- one seed
+
+    def _seed(self, row: Row, seed: int) -> Found:
+        """Train, draw and judge a row."""
+        name, trained = "", []
+        for training in row.training.line:
+            name, found = self._train(training, seed)
+            trained.append({"title": training.title, **found})
+            if "diverged" in found:
+                return {"trained": trained, "diverged": found["diverged"]}
+        title, quality = f"{row.name}, seed {seed}", self._quality
+        how = None if row.config.draw is None else row.config.draw.model_dump()
+        of = {"trained": name, "draw": how, "machine": self._machine}
+        of |= {"count": quality.count, "batch_size": quality.batch_size}
+        drawn = self._stages.find(f"{title}: drawing", of, lambda file: self._draw(row, name, title, file))
+        pictures = self._stages.folder / "drawn" / drawn["pictures"]
+        of = self._judging | {"drawn": drawn["pictures"]}
+        judged = self._stages.find(f"{title}: judging", of, lambda _: self._jury.drawn(pictures))
+        return {"trained": trained, "drawn": drawn, **judged}
+
+    def _train(self, training: Training, seed: int) -> tuple[str, Found]:
+        """Train what a row begins from, or the row itself: the name of its folder, and what was found."""
+        base = None if training.base is None else self._name(training.base, seed)
+        name, runs = self._name(training, seed), self._stages.folder / "runs"
+        run = training.at(runs / name, seed, self._material.train, None if base is None else runs / base)
+        title = f"{training.title}, seed {seed}: training"
+        return name, self._stages.find(title, {"run": name, "machine": self._machine}, lambda _: train_once(run))
+
+    def _name(self, training: Training, seed: int) -> str:
+        """The folder of a training: a digest of all that it depends on, what it begins from among it."""
+        base = None if training.base is None else Path(self._name(training.base, seed))
+        run = training.at(NOWHERE, seed, self._material.train, base)
+        of = {"run": run.model_dump(mode="json", exclude={"output"}), "machine": self._machine}
+        return self._stages.name(f"{training.title} {seed}", of)
+
+    def _draw(self, row: Row, run: str, title: str, name: str) -> Found:
+        """Draw pictures, and keep them."""
+        folder = resolve(self._stages.folder / "runs" / run)
+        drawer = open_drawer(row.training.run, folder, row.config.draw)
+        pictures, seconds = draw_timed(drawer, self._quality.count, self._quality.batch_size, title)
+        place = self._stages.folder / "drawn" / f"{name}.safetensors"
+        with disk_trouble(str(place)):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, lambda path: write_tensors(path, {"pictures": pictures}))
+        together = drawer.together(min(self._quality.batch_size, self._quality.count))
+        return {"pictures": place.name, "seconds": seconds, "together": together}
+
+    # ---------------------------------------------------------------------------- judging
+
+    def _judge(self) -> Found | None:
+        """Train the judge, and have it join the jury."""
+        found, told, own = None, self._quality.judge, ()
+        if told is not None:
+            folder = self._stages.folder / "judges"
+            found = self._stages.find(
+                "a judge",
+                self._data | told.model_dump(),
+                lambda name: make_judge(self._material, told, folder / f"{name}.safetensors"),
+            )
+            own = (f"judge:{folder / found['place']}",)
+        self._networks = (*own, *self._quality.features)
+        features = {"features": self._quality.features, "judge": found, "count": self._quality.count}
+        self._judging = self._data | features
+        return found
+
+    @functools.cached_property
+    def _jury(self) -> FamilyJury:
+        """Opened where something is left to be judged."""
+        return FamilyJury(self._material, self._networks, self._quality.count)
+
+
+def mark_diverged(seeds: Sequence[Found], times: float) -> None:
+    """Tell of each seed of a row whether and why it diverged; see the module."""
+    distances = [distance_of(seed["metrics"]) for seed in seeds if "metrics" in seed]
+    for seed in seeds:
+        if "metrics" in seed:
+            worse = distance_of(seed["metrics"]) / median(distances)
+            seed["diverged"] = f"{worse:.1f} times the median distance" if worse > times else None
+
+
+def distance_of(metrics: Sequence[Any]) -> float:
+    """The distance in the first features."""
+    return next(metric["value"] for metric in metrics if metric["name"] == DISTANCE)

@@ -1,0 +1,279 @@
+"""The rows of a comparison of families as runs of ``ldm train``, and what they take on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm.compare.counted import asks_of
+from ldm.compare.family_settings import FamilyComparison, FamilyRow
+from ldm.compare.rows import Material
+from ldm.compare.settings import DrawingConfig
+from ldm.compare.stages import Found
+from ldm.config import load_config
+from ldm.cost.architecture import Architecture
+from ldm.cost.diffusion_step import DiffusionStep
+from ldm.cost.drawing import count_drawing
+from ldm.cost.inventory import Decoding, networks_of
+from ldm.cost.of_run import HALF, steps_of
+from ldm.cost.step import Step, count_step
+from ldm.data.sources import SplitConfig, open_source
+from ldm.diffusion.settings import ProcessConfig
+from ldm.errors import IdleError, UserError
+from ldm.flops import count_flops
+from ldm.models.discriminator import PatchDiscriminator
+from ldm.models.generator import Generator
+from ldm.models.vae import AutoencoderKL
+from ldm.training.gan_settings import GanRun
+from ldm.training.kinds import Run
+from ldm.training.lcm_settings import LcmRun
+from ldm.training.settings import DiffusionRun, NoConditionConfig, VAECodecConfig, VAERun
+
+Trained = VAERun | GanRun | DiffusionRun | LcmRun
+
+
+@dataclass(frozen=True)
+class Training:
+    """One configuration of a row.
+
+    Attributes:
+        path: of the file.
+        run: what it says.
+        base: what the run begins from: an autoencoder to diffuse in the latents of, or a teacher.
+    """
+
+    path: Path
+    run: Trained
+    base: Training | None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return self.path.stem
+
+    def at(self, output: Path, seed: int, data: Any, base: Path | None) -> Trained:
+        """The run in another place.
+
+        Args:
+            output: its folder.
+            seed: of it.
+            data: what it learns from.
+            base: the folder of what it begins from.
+        """
+        changes: dict[str, Any] = {"output": output, "seed": seed, "data": data}
+        if isinstance(self.run, LcmRun):
+            changes["teacher"] = str(base)
+        elif base is not None:
+            changes["codec"] = VAECodecConfig(kind="vae", path=base)
+        return self.run.model_copy(update=changes)
+
+    @property
+    def line(self) -> tuple[Training, ...]:
+        """All that it comes from, and itself, in order."""
+        return (*(() if self.base is None else self.base.line), self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row.
+
+    Attributes:
+        config: what the comparison says.
+        training: the last of its trainings, which draws.
+        side: height and width of pictures.
+        pictures: that it learns from.
+    """
+
+    config: FamilyRow
+    training: Training
+    side: int
+    pictures: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.config.name
+
+    def counted(self) -> Found:
+        """What it takes on paper.
+
+        Returns:
+            ``parameters`` in all of its networks (``all``), and in those that draw (``drawing``): a student has as many
+            as its teacher, in whose place it is. Operations of all of its trainings (``training``) and of a picture
+            (``picture``), and how often a network is asked for one (``asks``).
+        """
+        run, draw = self.training.run, self.config.draw
+        trained = sum(_training_flops(each, self.side, self.pictures) for each in self.training.line)
+        if isinstance(run, GanRun):
+            generator, adversary = _sizes_of_gan(run)
+            z = torch.empty(1, run.generator.latent_dim)
+            picture = count_flops(lambda: Generator(run.generator), lambda net, x: net(x), [z])
+            return _told(generator + adversary, generator, trained, picture, 1)
+        if isinstance(run, VAERun):
+            with torch.device("meta"):
+                whole, decoder = _numbers(AutoencoderKL(run.vae)), _numbers(Decoding(run.vae))
+            small = self.side // run.vae.factor
+            z = torch.empty(1, run.vae.latent_channels, small, small)
+            picture = count_flops(lambda: Decoding(run.vae), lambda net, x: net(x), [z])
+            return _told(whole, decoder, trained, picture, 1)
+        assert draw is not None
+        teacher = _teacher(self.training)
+        how = DrawingConfig(sampler=draw.sampler, steps=draw.steps)
+        asks = asks_of(how, teacher.process or ProcessConfig(), teacher.prediction or "epsilon")
+        shape = shape_of(self.training)
+        networks = networks_of(shape, self.side)
+        sizes = {name: network.parameters for name, network in networks.items()}
+        picture = sum(count_drawing(shape, self.side, asks=asks).values())
+        return _told(sum(sizes.values()), sum(sizes.values()) - sizes.get("VAE encoder", 0), trained, picture, asks)
+
+
+def _told(whole: int, drawing: int, training: int, picture: int, asks: int) -> Found:
+    return {"parameters": {"all": whole, "drawing": drawing}, "training": training, "picture": picture, "asks": asks}
+
+
+def _sizes_of_gan(run: GanRun) -> tuple[int, int]:
+    told = run.discriminator
+    with torch.device("meta"):
+        adversary = PatchDiscriminator(run.generator.out_channels, told.channels, told.layers)
+        return _numbers(Generator(run.generator)), _numbers(adversary)
+
+
+def _numbers(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# ------------------------------------------------------------------------------------ counting
+
+
+def shape_of(training: Training) -> Architecture:
+    """The networks of a diffusion model; a student's are its teacher's."""
+    run = _teacher(training)
+    net = run.unet or run.toy
+    assert net is not None
+    base = training.base if training.run is run else training.base and training.base.base
+    return Architecture(net, base.run.vae if base is not None and isinstance(base.run, VAERun) else None)
+
+
+def _teacher(training: Training) -> DiffusionRun:
+    """The run itself, or that of its teacher."""
+    run = training.run if training.base is None or not isinstance(training.run, LcmRun) else training.base.run
+    assert isinstance(run, DiffusionRun)
+    return run
+
+
+def _training_flops(training: Training, side: int, pictures: int) -> int:
+    """Operations of all steps, and of filling the cache of latents where there is one."""
+    run = training.run
+    settings, once = run.train, 0
+    if isinstance(run, VAERun | GanRun):
+        steps: list[tuple[int, Step]] = steps_of(run)
+    else:
+        shape = shape_of(training)
+        if run.cache is not None and shape.vae is not None:
+            once = pictures * networks_of(shape, side)["VAE encoder"].flops
+        step = DiffusionStep(
+            shape,
+            settings.batch_size,
+            side,
+            half=HALF[settings.mixed_precision],
+            checkpointing=settings.gradient_checkpointing,
+            encodes=run.cache is None,
+            asked=int(isinstance(run, LcmRun)),
+        )
+        steps = [(settings.steps, step)]
+    return once + sum(settings.gradient_accumulation * count * count_step(step).flops for count, step in steps)
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def rows_of(told: FamilyComparison, material: Material) -> list[Row]:
+    """All rows.
+
+    Raises:
+        UserError: a configuration cannot be read, is of another kind, or does not begin from those before it.
+    """
+    pictures = len(open_source(material.train))
+    return [Row(config, _last(config, material.side), material.side, pictures) for config in told.rows]
+
+
+def _last(row: FamilyRow, side: int) -> Training:
+    """The last training of a row, which begins from those before it."""
+    known: dict[Path, Training] = {}
+    for path in row.train:
+        run = load_config(path)
+        at = f"{row.name}: {path}"
+        training = Training(path, _checked(run, at, side), _base(run, known, at))
+        known[run.output] = training
+    line = training.line
+    if len(line) < len(row.train):
+        idle = next(path for path in row.train if path not in [each.path for each in line])
+        raise UserError(f"{row.name}: {row.train[-1]} does not begin from {idle}: leave it out")
+    diffuses = isinstance(training.run, DiffusionRun | LcmRun)
+    if diffuses and row.draw is None:
+        raise UserError(f"{row.name}: `draw` says with which sampler and how many steps a diffusion model draws")
+    if row.draw is not None and not diffuses:
+        raise IdleError("draw", f"{row.name}: `draw` is of diffusion models, and {row.train[-1]} trains none")
+    return training
+
+
+def _base(run: Run, known: Mapping[Path, Training], at: str) -> Training | None:
+    """What a run begins from, by the folder that it names."""
+    if isinstance(run, LcmRun):
+        key, place = "teacher", Path(run.teacher)
+    elif isinstance(run, DiffusionRun) and isinstance(run.codec, VAECodecConfig):
+        key, place = "codec.path", run.codec.path
+    else:
+        return None
+    if place not in known:
+        told = f"{at}: {key} is {place}, which is the `output` of no configuration before it in the row"
+        raise UserError(told + (f" ({', '.join(map(str, known))})" if known else ""))
+    return known[place]
+
+
+def _checked(run: Run, at: str, side: int) -> Trained:
+    """Refuse what the families do not have in common."""
+    if not isinstance(run, Trained):
+        raise UserError(f"{at}: task {run.task} makes no pictures")
+    if isinstance(run, DiffusionRun):
+        if run.model is not None:
+            raise UserError(
+                f"{at}: it begins with a finished model, and all rows begin with first weights: leave it out"
+            )
+        if not isinstance(run.condition, NoConditionConfig):
+            raise UserError(f"{at}: condition.kind is {run.condition.kind}; families are compared without conditions")
+    own = (
+        run.vae.sample_size
+        if isinstance(run, VAERun)
+        else run.generator.sample_size
+        if isinstance(run, GanRun)
+        else side
+    )
+    if own != side:
+        raise UserError(f"{at}: sample_size is {own}, but the pictures are {side} x {side}")
+    return run
+
+
+# ---------------------------------------------------------------------------------- the pictures
+
+
+def material_of(told: FamilyComparison) -> Material:
+    """The pictures of a comparison.
+
+    Raises:
+        UserError: they cannot be opened, or are not all squares of one size.
+    """
+    source = open_source(told.data)
+    sizes = [] if source.sizes is None else torch.unique(source.sizes, dim=0).tolist()
+    if len(sizes) != 1 or sizes[0][0] != sizes[0][1]:
+        raise UserError(f"data: the pictures of {source.name} are not all squares of one size, as families need")
+    train, held_out = told.data, told.held_out
+    if isinstance(held_out, int):
+        whole, count = told.data, held_out
+        train = SplitConfig(source="split", of=whole, hold_out=count, part="train")
+        held_out = SplitConfig(source="split", of=whole, hold_out=count, part="held_out")
+    return Material(train, held_out, int(sizes[0][0]), source.channels)

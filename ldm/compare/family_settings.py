@@ -1,0 +1,101 @@
+"""What a comparison of generative families may say: autoencoders, adversarial networks and diffusion, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ldm.compare.settings import JudgeTraining
+from ldm.data.sources import SourceConfig
+from ldm.errors import UserError
+from ldm.schema import Settings
+
+
+class FamilyDrawing(Settings):
+    """How a diffusion model draws: the settings of that name in ``ldm generate``."""
+
+    sampler: str
+    steps: int = Field(ge=1)
+
+
+class FamilyRow(Settings):
+    """One way to make pictures.
+
+    Attributes:
+        name: of the row.
+        train: configurations of ``ldm train`` in order, as paths beside the comparison's own file. The last draws; it
+            begins from those before it, by the ``output`` that they name. Rows may share them: each is trained once.
+        draw: how a diffusion model draws; None is its own way. An autoencoder draws from its prior and a GAN from its
+            vectors, in one step: for them there is nothing to say.
+    """
+
+    name: str = Field(min_length=1)
+    train: tuple[Path, ...] = Field(min_length=1)
+    draw: FamilyDrawing | None = None
+
+
+class FamilyQuality(Settings):
+    """How what is drawn is measured.
+
+    Attributes:
+        seeds: everything is trained from each.
+        count: pictures drawn by each row for each seed.
+        batch_size: of them drawn together, and timed.
+        features: networks in which pictures are compared, as ``ldm evaluate --features`` takes them.
+        judge: train one, and compare in its features too; the first of all then.
+        diverged: a seed whose distance is more than so many times the median over the seeds of its row counts as
+            diverged, as one does whose loss was not finite.
+    """
+
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    count: int = Field(default=1000, ge=10)
+    batch_size: int = Field(default=100, ge=1)
+    features: tuple[str, ...] = ()
+    judge: JudgeTraining | None = None
+    diverged: float = Field(default=2.0, gt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> FamilyQuality:
+        if not self.features and self.judge is None:
+            raise UserError(
+                "quality needs a network to compare pictures in: `judge: {}` for labelled digits, or features"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError("the seeds of quality.seeds should be different")
+        return self
+
+
+class FamilyComparison(Settings):
+    """One data set; the kind of generative model differs from row to row.
+
+    Attributes:
+        compare: the kind.
+        output: the folder of all that is made.
+        data: training pictures, all of one size; they take the place of those that the rows' configurations name.
+        held_out: other pictures of the same kind, to compare with; or how many of ``data`` are held out.
+        quality: how what is drawn is measured.
+        rows: in the order of the table.
+    """
+
+    compare: Literal["families"]
+    output: Path
+    data: SourceConfig
+    held_out: SourceConfig | int
+    quality: FamilyQuality
+    rows: tuple[FamilyRow, ...] = Field(min_length=1)
+
+    @field_validator("rows")
+    @classmethod
+    def _named_apart(cls, rows: tuple[FamilyRow, ...]) -> tuple[FamilyRow, ...]:
+        names = [row.name for row in rows]
+        twice = [name for k, name in enumerate(names) if name in names[:k]]
+        if twice:
+            raise UserError(f"two rows are named {twice[0]!r}")
+        return rows
+
+    def beside(self, file: Path) -> Self:
+        """The same, with paths of configurations that do not depend on where ``file``, which holds it, lies."""
+        rows = [row.model_copy(update={"train": tuple(file.parent / path for path in row.train)}) for row in self.rows]
+        return self.model_copy(update={"rows": tuple(rows)})

@@ -1,0 +1,1 @@
+"""What a comparison of codecs found, as tables."""

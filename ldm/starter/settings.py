@@ -1,0 +1,46 @@
+"""Settings of the composed pictures as training data. Imported with every configuration: nothing heavy here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from ldm.errors import UserError
+from ldm.schema import Settings
+
+Kind = Literal["single", "colours", "pairs", "triples", "glyphs", "avatars"]
+Share = Annotated[float, Field(ge=0)]
+
+
+class StarterConfig(Settings):
+    """Pictures composed of emoji, icons and avatars as they are asked for.
+
+    Attributes:
+        path: the folder that ``ldm data prepare starter`` wrote.
+        size: side of the pictures in pixels.
+        split: ``train``, or the combinations that are never in it.
+        kinds: kind of scene -> its share: ``single`` (one thing on white), ``colours`` (one on a named colour, at a
+            place and of a size, maybe painted), ``pairs`` and ``triples`` (with their relations), ``glyphs``
+            (icons in a named colour) and ``avatars``.
+        captions: language -> how many captions a picture has in it, ``en`` and ``ko``; training draws one of all.
+        seed: another seed gives other scenes.
+        length: so many pictures; as there is no end to them, what an epoch is called.
+    """
+
+    source: Literal["starter"] = "starter"
+    path: Path
+    size: int = Field(default=256, ge=32, le=1024, multiple_of=8)
+    split: Literal["train", "held_out"] = "train"
+    kinds: dict[Kind, Share] = {"single": 5, "colours": 5, "pairs": 4, "triples": 2, "glyphs": 3, "avatars": 1}
+    captions: dict[Literal["en", "ko"], Annotated[int, Field(ge=0, le=8)]] = {"en": 2, "ko": 1}
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
+    length: int = Field(default=1_000_000, ge=1)
+
+    @field_validator("kinds", "captions")
+    @classmethod
+    def _not_nothing(cls, given: dict[str, float]) -> dict[str, float]:
+        if not any(given.values()):
+            raise UserError("should give at least one of them a share")
+        return given
