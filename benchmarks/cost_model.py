@@ -13,9 +13,9 @@ and in float32. Five others, different in kind, are then predicted from their co
 
 Every run is a process of its own, in turn, `--rounds` times over. Seconds are those of the process on its one thread
 (CPU time), the least of all steps, for calibration too: on a machine that others use, the clock on the wall tells of
-them. Memory is the most that was resident beyond what the process held once everything was imported and warm, and the data
-were read. Both are
-of `Trainer.take_step`, as `ldm train` takes it; waiting for data is not in it. `guessed` is the share of the predicted
+them. Memory is the most that was resident beyond what the process held once everything was imported and warm, and the
+data were read; predicted is what is counted, times how much more than that the calibrating runs held. Both are of
+`Trainer.take_step`, as `ldm train` takes it; waiting for data is not in it. `guessed` is the share of the predicted
 seconds that is of operators which calibration did not meet.
 """
 
@@ -148,14 +148,14 @@ def measured(name: str) -> dict[str, Any]:
         return json.loads(result.read_text())
 
 
-def machine_from(found: dict[str, list[dict[str, Any]]]) -> tuple[Machine, int]:
-    """The machine that the calibrating rows describe, and the bytes that a run holds there beside what is counted."""
+def machine_from(found: dict[str, list[dict[str, Any]]]) -> tuple[Machine, float]:
+    """The machine that the calibrating rows describe, and how many times what is counted a run holds there."""
     steps, beyond = [], []
     for name in CALIBRATING:
         passes = min((turn["passes"] for turn in found[name]), key=lambda passes: passes["seconds"])
         steps.append(Measured([_calls(rows) for rows in passes["rounds"]], passes["seconds"]))
-        beyond.append(statistics.median(turn["memory"] for turn in found[name]) - counted(name)[1])
-    return calibrate(steps), round(statistics.mean(beyond))
+        beyond.append(statistics.median(turn["memory"] for turn in found[name]) / counted(name)[1])
+    return calibrate(steps), statistics.mean(beyond)
 
 
 def _calls(rows: list[Any]) -> list[tuple[Kind, Work]]:
@@ -170,14 +170,14 @@ def counted(name: str) -> tuple[Any, int, int]:
     return works_of_step(micro, run.train), memory_of(micro, run.train, 1).total, micro.flops
 
 
-def rows_of(machine: Machine, beside: int, found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def rows_of(machine: Machine, beyond: float, found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Predicted beside measured."""
     rows = []
     for name, turns in found.items():
         works, held, _ = counted(name)
         seconds = [value for turn in turns for value in turn["seconds"]]
         guess, least = machine.seconds(works), min(seconds)
-        space, peak = (held + beside) / 2**20, statistics.median(turn["memory"] for turn in turns) / 2**20
+        space, peak = held * beyond / 2**20, statistics.median(turn["memory"] for turn in turns) / 2**20
         rows.append(
             {
                 "configuration": name,
@@ -210,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for _ in range(options.rounds):
         for name in found:
             found[name].append(measured(name))
-    machine, beside = machine_from(found)
+    machine, beyond = machine_from(found)
     facts: dict[str, Any] = {**facts_of(torch.device("cpu")), "rounds": options.rounds}
-    facts["memory beside what is counted"] = f"{beside / 2**20:.0f} MiB"
-    report(facts, rows_of(machine, beside, found), options.json)
+    facts["memory held, times what is counted"] = f"{beyond:.2f}"
+    report(facts, rows_of(machine, beyond, found), options.json)
 
 
 if __name__ == "__main__":

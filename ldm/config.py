@@ -22,7 +22,7 @@ from ldm.schema import explain_all
 from ldm.training.kinds import AnyRun, Run
 
 _YAML = "tag:yaml.org,2002:"
-_DISCRIMINATORS = ("task", "kind", "source")  # keys that tell the members of a union apart
+_DISCRIMINATORS = ("task", "compare", "kind", "source")  # keys that tell the members of a union apart
 # What a plain word means in YAML 1.2, section 10.3.2; PyYAML knows 1.1. The merge key is 1.1's and often used.
 _WORDS = (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
@@ -183,7 +183,9 @@ def _without_tags(loc: Sequence[Any], tree: dict[str, Any]) -> tuple[Any, ...]:
     """Drop the names of union members that pydantic puts between the keys of a location."""
     kept: list[Any] = []
     node: Any = tree
-    for part in loc[1:] if loc and loc[0] == tree.get("task") else loc:  # the first is the task's
+    for part in (
+        loc[1:] if loc and loc[0] in (tree.get("task"), tree.get("compare")) else loc
+    ):  # the first is the kind's
         if isinstance(node, dict) and part not in node and part in [node.get(tag) for tag in _DISCRIMINATORS]:
             continue
         if isinstance(part, str) and not isinstance(node, dict):

@@ -131,7 +131,19 @@ def cost(
     cost_file(config, overrides or [], Asked(devices, device_tflops, mfu, price, measure, json))
 
 
+Compared = Annotated[Path, typer.Argument(metavar="CONFIG", help="of a comparison, as in configs/compare")]
+CountOnly = Annotated[bool, typer.Option("--dry-run", help="count operations and memory, and train nothing")]
+
+
+def compare(config: Compared, overrides: Changes = None, dry_run: CountOnly = False) -> None:
+    """Measure side by side what codecs save, or what families of models give; goes on where it was interrupted."""
+    from ldm.compare_command import compare_file
+
+    compare_file(config, overrides or [], dry_run)
+
+
 def add_to(app: typer.Typer) -> None:
     """Make these commands of ``ldm``."""
     app.command()(evaluate)
     app.command()(cost)
+    app.command()(compare)

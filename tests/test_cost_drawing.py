@@ -18,7 +18,8 @@ def test_the_receipt_of_a_drawing_is_what_was_counted(tmp_path: Path, guidance: 
     """Euler asks once for each of its steps."""
     folder = written("text", tmp_path / "model")
     counted = count_drawing(of_model(str(folder), Loading()), 32, asks=3, guided=guidance != 1)
-    picture = ldm.load(folder, device="cpu", dtype="fp32")("two", sampler="euler", steps=3, guidance=guidance, size=(32, 32))[0]
+    studio = ldm.load(folder, device="cpu", dtype="fp32")
+    (picture,) = studio("two", sampler="euler", steps=3, guidance=guidance, height=32, width=32)
     assert list(counted) == ["U-Net", "VAE decoder", "text encoder"]
     assert picture.info["record"].cost.flops == sum(counted.values())
 

@@ -120,7 +120,7 @@ class _Comparison:
             yield DRAWING, one.run(NOWHERE, 0, steps, cached=False), time_drawing
 
     def _turn(self, title: str, run: DiffusionRun, work: Probe, timing: TimingConfig) -> Found:
-        speed = Timing(timing.steps, timing.batch_size, timing.batches, self._told.draw)
+        speed = Timing(timing.steps, timing.batch_size, timing.batches, self._told.draw, timing.draw_steps)
         told = timing.model_dump(exclude={"rounds"}) | {"draw": self._told.draw.model_dump()}
         of = {
             "run": run.model_dump(mode="json", exclude={"output"}),

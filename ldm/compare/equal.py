@@ -52,9 +52,9 @@ def distance_at(points: Sequence[Point], budget: float) -> float | None:
 
 
 def spent_for(points: Sequence[Point], distance: float) -> float | None:
-    """What was spent when a distance was first reached; None where it never was, or before the first point."""
+    """What was spent when a distance was first reached, at most that of the first point; None where it never was."""
     if points[0].distance <= distance:
-        return points[0].spent if points[0].distance == distance else None
+        return points[0].spent
     for a, b in pairwise(points):
         if b.distance <= distance:
             share = math.log(a.distance / distance) / math.log(a.distance / b.distance)

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from ldm.compare.drawers import open_drawer
-from ldm.compare.family_jury import FamilyJury
+from ldm.compare.family_jury import FamilyJury, keep_pictures
 from ldm.compare.family_runs import Row, Training, material_of, rows_of
 from ldm.compare.family_settings import FamilyComparison
 from ldm.compare.family_work import draw_timed, train_once
@@ -26,8 +26,6 @@ from ldm.compare.machine import machine
 from ldm.compare.quality import make_judge
 from ldm.compare.rows import Material
 from ldm.compare.stages import Found, Stages
-from ldm.publishing import disk_trouble, write_whole
-from ldm.weights.files import write_tensors
 from ldm.weights.model import resolve
 
 NOWHERE = Path(".")  # of runs that are not trained there
@@ -69,18 +67,17 @@ class _Comparison:
         self._told, self._quality, self._material, self._rows = told, told.quality, material, rows
         self._machine = machine()
         per_seed = 1 + sum(len(row.training.line) + 2 for row in rows)
-        self._stages = Stages(told.output, (told.quality.judge is not None) + len(told.quality.seeds) * per_seed)
+        self._stages = Stages(told.output, 1 + (told.quality.judge is not None) + len(told.quality.seeds) * per_seed)
         self._data = {"data": material.as_told(), "machine": self._machine}
 
     def found(self) -> Found:
         """Everything."""
         judge = self._judge()
-        counted = {row.name: row.counted() for row in self._rows}
+        counted = self._stages.find("counting", {"rows": [self._on_paper(row) for row in self._rows]}, self._count)
         real: list[Found] = []
         seeds: dict[str, list[Found]] = {row.name: [] for row in self._rows}
         for seed in self._quality.seeds:
-            of = self._judging | {"seed": seed}
-            real.append(self._stages.find(f"real pictures, seed {seed}", of, lambda _, s=seed: self._jury.real(s)))
+            real.append(self._real(seed))
             for row in self._rows:
                 seeds[row.name].append({"seed": seed, **self._seed(row, seed)})
         for of_row in seeds.values():
@@ -94,7 +91,23 @@ class _Comparison:
             "seeds": seeds,
         }
 
+    def _on_paper(self, row: Row) -> Found:
+        """All that its counts depend on."""
+        runs = [each.run.model_dump(mode="json", exclude={"output"}) for each in row.training.line]
+        config = row.config.model_dump(mode="json", exclude={"train"})
+        return {"row": config, "runs": runs, "side": row.side, "pictures": row.pictures}
+
+    def _count(self, _: str) -> Found:
+        return {row.name: row.counted() for row in self._rows}
+
     # ---------------------------------------------------------------------------- one seed
+
+    def _real(self, seed: int) -> Found:
+        """What real pictures come to."""
+        of = self._judging | {"seed": seed}
+        return self._stages.find(
+            f"real pictures, seed {seed}", of, lambda name: self._jury.real(seed, self._pictures(name))
+        )
 
     def _seed(self, row: Row, seed: int) -> Found:
         """Train, draw and judge a row."""
@@ -134,12 +147,13 @@ class _Comparison:
         folder = resolve(self._stages.folder / "runs" / run)
         drawer = open_drawer(row.training.run, folder, row.config.draw)
         pictures, seconds = draw_timed(drawer, self._quality.count, self._quality.batch_size, title)
-        place = self._stages.folder / "drawn" / f"{name}.safetensors"
-        with disk_trouble(str(place)):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(place, lambda path: write_tensors(path, {"pictures": pictures}))
+        place = self._pictures(name)
+        keep_pictures(place, pictures)
         together = drawer.together(min(self._quality.batch_size, self._quality.count))
         return {"pictures": place.name, "seconds": seconds, "together": together}
+
+    def _pictures(self, name: str) -> Path:
+        return self._stages.folder / "drawn" / f"{name}.safetensors"
 
     # ---------------------------------------------------------------------------- judging
 

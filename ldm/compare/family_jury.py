@@ -22,7 +22,19 @@ from ldm.evaluate.metric import Metric
 from ldm.evaluate.reference import RealPictures
 from ldm.evaluate.sets import ReferenceSet, compare, judged
 from ldm.evaluate.settings import EvaluateConfig
-from ldm.weights.files import read_tensors
+from ldm.publishing import disk_trouble, write_whole
+from ldm.weights.files import read_tensors, write_tensors
+
+
+def keep_pictures(place: Path, pictures: Tensor) -> None:
+    """Write pictures uint8 (N, C, H, W) to a file.
+
+    Raises:
+        UserError: the disk is full or refuses.
+    """
+    with disk_trouble(str(place)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, lambda path: write_tensors(path, {"pictures": pictures}))
 
 
 class FamilyJury:
@@ -44,12 +56,18 @@ class FamilyJury:
         assert known is not None
         self._known = [ReferenceSet(features, self._config) for features in known]
 
-    def real(self, seed: int) -> Found:
-        """What as many training pictures come to: the best that there is to be had."""
+    def real(self, seed: int, place: Path) -> Found:
+        """What as many training pictures come to: the best that there is to be had.
+
+        The first of them are written to ``place``.
+        """
         pictures = RealPictures.at(self._train, self._size, self._config.count, seed)
         own = pictures.features(self._networks, self._device, ALONE)
         assert own is not None
-        return {**self._measured(own), "name": pictures.told, "against": self._reference.told}
+        _, first = next(pictures.pictures.batches(ALONE, 0, pictures.name))
+        keep_pictures(place, first)
+        told = {"name": pictures.told, "against": self._reference.told, "pictures": place.name}
+        return {**self._measured(own), **told}
 
     def drawn(self, place: Path) -> Found:
         """What drawn pictures come to."""

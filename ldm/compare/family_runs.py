@@ -102,44 +102,51 @@ class Row:
         """What it takes on paper.
 
         Returns:
-            ``parameters`` in all of its networks (``all``), and in those that draw (``drawing``): a student has as many
-            as its teacher, in whose place it is. Operations of all of its trainings (``training``) and of a picture
-            (``picture``), and how often a network is asked for one (``asks``).
+            ``parameters`` in all of its networks (``all``), and in those that draw (``drawing``); operations of all of
+            its trainings (``training``) and of a picture (``picture``); and how often a network is asked for one
+            (``asks``).
         """
-        run, draw = self.training.run, self.config.draw
-        trained = sum(_training_flops(each, self.side, self.pictures) for each in self.training.line)
-        if isinstance(run, GanRun):
-            generator, adversary = _sizes_of_gan(run)
-            z = torch.empty(1, run.generator.latent_dim)
-            picture = count_flops(lambda: Generator(run.generator), lambda net, x: net(x), [z])
-            return _told(generator + adversary, generator, trained, picture, 1)
-        if isinstance(run, VAERun):
-            with torch.device("meta"):
-                whole, decoder = _numbers(AutoencoderKL(run.vae)), _numbers(Decoding(run.vae))
-            small = self.side // run.vae.factor
-            z = torch.empty(1, run.vae.latent_channels, small, small)
-            picture = count_flops(lambda: Decoding(run.vae), lambda net, x: net(x), [z])
-            return _told(whole, decoder, trained, picture, 1)
-        assert draw is not None
+        whole, drawing = self.parameters()
+        training = sum(_training_flops(each, self.side, self.pictures) for each in self.training.line)
+        asks = self._asks()
+        found = {"parameters": {"all": whole, "drawing": drawing}, "training": training}
+        return {**found, "picture": self._picture(asks), "asks": asks}
+
+    def parameters(self) -> tuple[int, int]:
+        """Of all of its networks, and of those that draw; a student has its teacher's, in whose place it is."""
+        run = self.training.run
+        with torch.device("meta"):
+            if isinstance(run, GanRun):
+                told, generator = run.discriminator, _numbers(Generator(run.generator))
+                adversary = PatchDiscriminator(run.generator.out_channels, told.channels, told.layers)
+                return generator + _numbers(adversary), generator
+            if isinstance(run, VAERun):
+                return _numbers(AutoencoderKL(run.vae)), _numbers(Decoding(run.vae))
+            shape = shape_of(self.training)
+            net = _numbers(shape.build_net())
+            if shape.vae is None:
+                return net, net
+            return net + _numbers(AutoencoderKL(shape.vae)), net + _numbers(Decoding(shape.vae))
+
+    def _asks(self) -> int:
+        draw = self.config.draw
+        if draw is None:
+            return 1
         teacher = _teacher(self.training)
         how = DrawingConfig(sampler=draw.sampler, steps=draw.steps)
-        asks = asks_of(how, teacher.process or ProcessConfig(), teacher.prediction or "epsilon")
-        shape = shape_of(self.training)
-        networks = networks_of(shape, self.side)
-        sizes = {name: network.parameters for name, network in networks.items()}
-        picture = sum(count_drawing(shape, self.side, asks=asks).values())
-        return _told(sum(sizes.values()), sum(sizes.values()) - sizes.get("VAE encoder", 0), trained, picture, asks)
+        return asks_of(how, teacher.process or ProcessConfig(), teacher.prediction or "epsilon")
 
-
-def _told(whole: int, drawing: int, training: int, picture: int, asks: int) -> Found:
-    return {"parameters": {"all": whole, "drawing": drawing}, "training": training, "picture": picture, "asks": asks}
-
-
-def _sizes_of_gan(run: GanRun) -> tuple[int, int]:
-    told = run.discriminator
-    with torch.device("meta"):
-        adversary = PatchDiscriminator(run.generator.out_channels, told.channels, told.layers)
-        return _numbers(Generator(run.generator)), _numbers(adversary)
+    def _picture(self, asks: int) -> int:
+        """Operations of a picture."""
+        run = self.training.run
+        if isinstance(run, GanRun):
+            z = torch.empty(1, run.generator.latent_dim)
+            return count_flops(lambda: Generator(run.generator), lambda net, x: net(x), [z])
+        if isinstance(run, VAERun):
+            small = self.side // run.vae.factor
+            z = torch.empty(1, run.vae.latent_channels, small, small)
+            return count_flops(lambda: Decoding(run.vae), lambda net, x: net(x), [z])
+        return sum(count_drawing(shape_of(self.training), self.side, asks=asks).values())
 
 
 def _numbers(module: torch.nn.Module) -> int:
@@ -241,18 +248,11 @@ def _checked(run: Run, at: str, side: int) -> Trained:
         raise UserError(f"{at}: task {run.task} makes no pictures")
     if isinstance(run, DiffusionRun):
         if run.model is not None:
-            raise UserError(
-                f"{at}: it begins with a finished model, and all rows begin with first weights: leave it out"
-            )
-        if not isinstance(run.condition, NoConditionConfig):
+            raise UserError(f"{at}: it begins with a finished model, and all rows begin with first weights")
+        if run.condition is not None and not isinstance(run.condition, NoConditionConfig):
             raise UserError(f"{at}: condition.kind is {run.condition.kind}; families are compared without conditions")
-    own = (
-        run.vae.sample_size
-        if isinstance(run, VAERun)
-        else run.generator.sample_size
-        if isinstance(run, GanRun)
-        else side
-    )
+    shape = run.vae if isinstance(run, VAERun) else run.generator if isinstance(run, GanRun) else None
+    own = side if shape is None else shape.sample_size
     if own != side:
         raise UserError(f"{at}: sample_size is {own}, but the pictures are {side} x {side}")
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldm.compare.codecs import TRAINING
 from ldm.compare.equal import Point, Spread, distance_at, over_seeds, ratios, spent_for, spread
@@ -13,6 +13,13 @@ from ldm.compare.stages import Found
 
 DISTANCE = "Fréchet distance"
 STEPS, FLOPS, SECONDS = "steps", "FLOPs", "seconds"
+
+
+class Saved(NamedTuple):
+    """How many times less was taken; ``at_least`` so, where it was enough when it was first looked at."""
+
+    times: float
+    at_least: bool
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Results:
 
     def times_faster(self, name: str, kind: str) -> Spread | None:
         """How many times as many pictures a second as the base, turn by turn."""
-        mine, base = ([_seconds_of_picture(turn) for turn in self.turns(row, kind)] for row in (name, self.base))
+        mine, base = ([seconds_of_picture(turn) for turn in self.turns(row, kind)] for row in (name, self.base))
         return ratios(base, mine) if mine and base else None
 
     def training_seconds(self, name: str) -> float | None:
@@ -132,21 +139,27 @@ class Results:
             return None
         return over_seeds(base, lambda points: distance_at(points, own[0][-1].spent))
 
-    def saved(self, name: str, means: str) -> float | None:
+    def saved(self, name: str, means: str) -> Saved | None:
         """How many times less a row took to come to the distance to which the base came in the end; of the means.
 
-        None where it did not come to that, or did before it was first looked at.
+        None where it did not come to that, or no time was taken.
         """
         own, base = self.curves(name, means), self.curves(self.base, means)
         if own is None or base is None:
             return None
         goal = spread([points[-1].distance for points in base]).mean
         reached = over_seeds(own, lambda points: spent_for(points, goal))
-        return None if reached is None else base[0][-1].spent / reached.mean
+        if reached is None:
+            return None
+        early = any(points[0].distance <= goal for points in own)
+        return Saved(base[0][-1].spent / reached.mean, early)
 
 
-def _seconds_of_picture(turn: Found) -> float:
-    """Of a training step its samples are as many as are told; a drawing's seconds are of one picture already."""
+def seconds_of_picture(turn: Found) -> float:
+    """Of training or drawing, from what a turn found.
+
+    Of a training step its samples are as many as are told; a drawing's seconds are of one picture already.
+    """
     return turn["seconds"] / turn.get("samples", 1)
 
 

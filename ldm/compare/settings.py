@@ -134,6 +134,7 @@ class TimingConfig(Settings):
         steps: of training that are timed in a turn.
         batch_size: pictures that are drawn together.
         batches: how many such batches are timed in a turn.
+        draw_steps: steps of a drawing that are timed, where all of them would take too long: the others take as long.
         training, encoding, drawing: what is timed: training with the cache of latents, without it, and drawing.
     """
 
@@ -141,6 +142,7 @@ class TimingConfig(Settings):
     steps: int = Field(default=3, ge=1)
     batch_size: int = Field(default=16, ge=1)
     batches: int = Field(default=1, ge=1)
+    draw_steps: int | None = Field(default=None, ge=1)
     training: bool = True
     encoding: bool = True
     drawing: bool = True
@@ -237,6 +239,9 @@ class CodecComparison(Settings):
         if self.quality is None and self.timing is None:
             raise UserError("neither quality nor timing is asked for: --dry-run counts")
         self._check_quality()
+        part = None if self.timing is None else self.timing.draw_steps
+        if part is not None and part > self.draw.steps:
+            raise UserError(f"timing.draw_steps {part} is more than draw.steps {self.draw.steps}")
         for ratio in self.published:
             for name in (ratio.row, ratio.base):
                 if name not in [row.name for row in self.rows]:

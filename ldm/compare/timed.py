@@ -19,7 +19,6 @@ from ldm.compare.stages import Found
 from ldm.conditioner import Condition, LabelConditioner
 from ldm.cost.measuring import peak_beyond
 from ldm.errors import UserError
-from ldm.flops import Meter
 from ldm.pipeline import Pipeline
 from ldm.text_conditioner import TextConditioner
 from ldm.training.rehearsal import rehearse
@@ -37,12 +36,14 @@ class Timing(NamedTuple):
         steps: of training.
         batch_size, batches: of drawing.
         draw: how.
+        draw_steps: steps of it that are timed; None times all.
     """
 
     steps: int
     batch_size: int
     batches: int
     draw: DrawingConfig
+    draw_steps: int | None = None
 
 
 def time_training(run: DiffusionRun, timing: Timing) -> Found:
@@ -50,7 +51,8 @@ def time_training(run: DiffusionRun, timing: Timing) -> Found:
 
     Returns:
         ``seconds`` of a step, those of waiting for data in it (``waited``), its pictures (``samples``) and operations
-        (``flops``); ``resident``, ``beyond`` and ``reserved``: see :func:`_memory`.
+        (``flops``). In MiB, the most that was held: ``memory`` (resident, or allocated on a GPU), ``beyond`` what the
+        process held before, ``reserved`` on a GPU.
     """
     with peak_beyond() as beyond:
         found, _ = rehearse(run, steps=timing.steps)
@@ -63,18 +65,15 @@ def time_drawing(run: DiffusionRun, timing: Timing) -> Found:
     """Draw with the network of a run, in the dtype that drawing takes; its weights are those that it begins with.
 
     Returns:
-        ``seconds`` and ``decoding`` (seconds within) of a picture, and its operations (``flops``); memory as of
+        ``seconds`` and ``decoding`` (seconds within) of a picture, drawn in batches of ``batch``; memory as of
         :func:`time_training`.
     """
     device = pick_device()
     with peak_beyond() as beyond:
         pipeline = _pipeline(run, device)
-        batch, how = timing.batch_size, {**timing.draw.model_dump(), "batch_size": timing.batch_size}
+        batch, steps = timing.batch_size, timing.draw_steps or timing.draw.steps
+        how = {**timing.draw.model_dump(), "batch_size": batch, "steps": steps}
         conditions, seeds = [_some_condition(pipeline)] * batch, list(range(batch))
-        meter = Meter()
-        with meter.running():
-            pipeline.generate(conditions[:1], [0], **how)
-        flops = meter.flops
         pipeline.generate(conditions, seeds, **{**how, "steps": 1})  # the first batch of a size takes longer
         whole, decoding = [], []
         while len(whole) < timing.batches or sum(whole) * batch < SHORTEST:
@@ -82,10 +81,11 @@ def time_drawing(run: DiffusionRun, timing: Timing) -> Found:
             pipeline.generate(conditions, seeds, **how)
             whole.append((time.perf_counter() - began) / batch)
             decoding.append(_decoding(pipeline, batch, device))
+        sampling = (median(whole) - median(decoding)) / steps * timing.draw.steps
         memory = {"memory": peak_memory(device), "beyond": beyond() / 2**20, "reserved": None}
     if device.type == "cuda":
         memory["reserved"] = torch.cuda.max_memory_reserved(device) / 2**20
-    return {"seconds": median(whole), "decoding": median(decoding), "flops": flops, "batch": batch, **memory}
+    return {"seconds": sampling + median(decoding), "decoding": median(decoding), "batch": batch, **memory}
 
 
 def _pipeline(run: DiffusionRun, device: torch.device) -> Pipeline:

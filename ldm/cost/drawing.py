@@ -8,7 +8,9 @@ from ldm.cost.inventory import networks_of
 _NOT_IN_IT = "VAE encoder"
 
 
-def count_drawing(shape: Architecture, side: int, batch: int = 1, asks: int = 1, guided: bool = False) -> dict[str, int]:
+def count_drawing(
+    shape: Architecture, side: int, batch: int = 1, asks: int = 1, guided: bool = False
+) -> dict[str, int]:
     """Operations in which pictures are drawn from nothing.
 
     Args:

@@ -1,13 +1,14 @@
 """What an allocator takes from the system beyond what tensors hold: the holes between them.
 
-In training on a CPU, glibc's malloc keeps what is freed (``ldm.accel.tune_allocator``), so what a process holds is how far
-its heap has ever reached. How far that is lies between two bounds:
+In training on a CPU, glibc's malloc keeps what is freed (``ldm.accel.tune_allocator``), so what a process holds is how
+far its heap has ever reached. How far that is lies between two bounds:
 
     the most that tensors held at once      if every hole were filled by whatever comes next
     the same of each size apart, in sum     if tensors of one size only came into holes that tensors of that size left
 
 Small things that outlive a tensor, such as the nodes of the graph, cut into the hole that it leaves, so that its equals
-fit no more, and keep holes from becoming one. The middle of the two bounds is what is reckoned with.
+fit no more, and keep holes from becoming one. The middle of the two bounds is what is reckoned with: it was chosen by
+eye from the runs of ``benchmarks/cost_model.py``, and follows from nothing.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def _passes_on_cpu(task: Task, batch_size: int) -> Measured | None:
 def peak_beyond() -> Iterator[Callable[[], int]]:
     """Gives a function that says how many bytes the process has held at most beyond what it holds now.
 
-    What it has freed before is given back first, and the mark of the most that it held is lowered. Where the system does
-    neither (it is not Linux), what it holds now is taken to be the most that it held so far.
+    What it has freed before is given back first, and the mark of the most that it held is lowered. Where the system
+    does neither (it is not Linux), what it holds now is taken to be the most that it held so far.
     """
     cpu, status = torch.device("cpu"), Path("/proc/self/statm")
     before = round((peak_memory(cpu) or 0) * 2**20)

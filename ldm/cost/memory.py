@@ -8,8 +8,8 @@
     working       what else is held at the worst moment: of operators, of the backward pass
     gathered      FSDP: weights and gradients of the blocks that are put together at that moment
     holes         on a CPU, between tensors (``ldm.cost.heap``)
-    beside        the framework's own (code, workspaces of libraries, data): it is not counted, and known where a run was
-                  measured
+    beside        the framework's own (code, workspaces of libraries, data): it is not counted, and known where a
+                  run was measured
 
 DDP (``train.parallel: ddp``) has all of it on every device, and its gradients are there all the time, as they are views
 of the buffers that are exchanged. FSDP (Zhao et al. 2023, https://arxiv.org/abs/2304.11277) has a share of trained

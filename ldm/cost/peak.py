@@ -1,10 +1,10 @@
 """The most operations a second that torch reaches on the machine at hand.
 
 It is what a step is compared with: the largest of products of square matrices and of convolutions of 3 x 3 in
-channels_last, each at several sizes, since which of them a machine likes best differs (oneDNN on a CPU, cuBLAS and cuDNN
-on a GPU). Each is warmed up, and the fastest of its calls is taken: what else the machine does can only slow a call. The
-threads are those that torch has, which are those that it trains with. A training step reaches less, as norms and
-activations move memory and multiply nothing.
+channels_last, each at several sizes, since which of them a machine likes best differs (oneDNN on a CPU, cuBLAS and
+cuDNN on a GPU). Each is warmed up, and the fastest of its calls is taken: what else the machine does can only slow a
+call. The threads are those that torch has, which are those that it trains with. A training step reaches less, as norms
+and activations move memory and multiply nothing.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from ldm.data.table import HubConfig, HubSource, ParquetConfig, ParquetSource
 from ldm.data.webdataset import WebDatasetConfig, WebDatasetSource
 from ldm.errors import UserError, choose
 from ldm.schema import Settings
+from ldm.starter.settings import StarterConfig
 
 
 class MixedSource(Settings):
@@ -91,7 +92,8 @@ SourceConfig = Annotated[
     | WebDatasetConfig
     | StreamedTableConfig
     | MixConfig
-    | SplitConfig,
+    | SplitConfig
+    | StarterConfig,
     Field(discriminator="source"),
 ]
 MixedSource.model_rebuild()
@@ -120,6 +122,12 @@ def _streamed(config: StreamedTableConfig) -> Source:
     return StreamedTableSource(config)
 
 
+def _starter(config: StarterConfig) -> Source:
+    from ldm.starter.source import StarterSource
+
+    return StarterSource(config)
+
+
 SOURCES: dict[str, Callable[[Any], Source]] = {
     "mnist": MnistSource,
     "fashion_mnist": FashionMnistSource,
@@ -130,6 +138,7 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
     "stream": _streamed,
     "mix": _mixed,
     "split": _split,
+    "starter": _starter,
 }
 
 

@@ -6,6 +6,7 @@ to the style, by a seed. So a caption says what there is, and no two avatars of 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ldm.errors import UserError, need
 from ldm.starter.colours import COLOURS
 from ldm.starter.draws import Draws
 from ldm.starter.icon_sets import Drawing
-from ldm.starter.nouns import article_of
+from ldm.starter.nouns import article_of, with_article
 from ldm.starter.subjects import Subject
 
 Words = tuple[str, str] | None  # English, Korean; None: it is not told
@@ -61,7 +62,7 @@ class AvatarStyle:
 
 
 _SMILES: dict[str, Words] = {"smile": ("a smile", "미소"), "frown": ("a frown", "찡그린 입")}
-_SHIRT = ("a {0} shirt", "{0} 셔츠")
+_SHIRT = ("{0} shirt", "{0} 셔츠")
 _BEFORE = ("{0} ", "{0} ")
 AVATAR_STYLES: tuple[AvatarStyle, ...] = (
     AvatarStyle(
@@ -249,7 +250,7 @@ AVATAR_STYLES: tuple[AvatarStyle, ...] = (
                     "palm": ("palm", "야자수"),
                     "flower": ("flower", "꽃"),
                     "bush": ("bush", "덤불"),
-                    "grass": ("grass", "풀"),
+                    "grass": ("grass plant", "풀"),
                 },
             ),
             Part(
@@ -263,7 +264,7 @@ AVATAR_STYLES: tuple[AvatarStyle, ...] = (
             ),
             Part("mouth", {**_SMILES, "tongue": ("its tongue out", "내민 혀")}),
         ),
-        ("pot", ("a {0} pot", "{0} 화분")),
+        ("pot", ("{0} pot", "{0} 화분")),
         _BODIES,
     ),
 )
@@ -317,8 +318,10 @@ def _chosen(style: AvatarStyle, slug: str, draws: Draws) -> tuple[dict[str, Any]
         part_words = part.words[variant]
         if there and part_words:
             told.append(part_words)
-    before = named[0].endswith(" ")
-    return options, _subject(style, told if before else [*told, named], named if before else ("", ""))
+    if named[0].endswith(" "):
+        return options, _subject(style, told, named)
+    with_it = (with_article(named[0], article_of(named[0])), named[1])
+    return options, _subject(style, [*told, with_it], ("", ""))
 
 
 def _subject(style: AvatarStyle, told: list[tuple[str, str]], before: tuple[str, str]) -> Subject:
@@ -350,6 +353,7 @@ def _svg(definition: Any, options: dict[str, Any], slug: str) -> bytes:
         ) from error
 
 
+@functools.cache  # checking it against its schema takes most of a second
 def _definition(name: str) -> Any:
     import dicebear
 

@@ -27,9 +27,10 @@ from ldm.starter.packages import Package
 from ldm.starter.prepared import Prepared
 from ldm.starter.preparing import Found
 from ldm.starter.scene import KINDS, Item, Scene
-from ldm.starter.settings import StarterConfig
+from ldm.starter.settings import Kind, StarterConfig
 from ldm.starter.source import StarterSource
 from ldm.starter.styles import STYLES
+from ldm.starter.subjects import Subject
 
 _LICENCES = {
     "MIT": "https://opensource.org/license/mit",
@@ -65,7 +66,7 @@ def attribution(packages: dict[str, Package], avatars: bool) -> str:
         "# Attribution",
         "",
         "The pictures were rendered from the packages below, and composed: cut out, scaled, laid on a colour, some",
-        "recoloured. Of emoji with skin tones the one without a tone is used. No package is under a share-alike licence.",
+        "recoloured. Of emoji with skin tones the one without a tone is used. No licence is a share-alike one.",
         "",
         "| work | by | licence | package |",
         "|---|---|---|---|",
@@ -98,7 +99,8 @@ def held_out_combinations(prepared: Prepared) -> dict[str, object]:
         if relation_is_held_out(first, relation, second)
     ]
     of_glyphs = [subject for subject in subjects if subject.kind == "glyph"]
-    painted = [subject for _, subject in emoji if subject.colourable]
+    hued = {picture.subject for picture in prepared.pictures if picture.hue is not None}
+    painted = [subject for number, subject in emoji if number in hued and subject.colourable]
     return {
         "style and label": [
             [style, subject.noun]
@@ -114,13 +116,8 @@ def held_out_combinations(prepared: Prepared) -> dict[str, object]:
     }
 
 
-def _pairs(subjects: Iterable[object], is_held_out: Callable[[str, str], bool]) -> list[list[str]]:
-    return [
-        [colour, subject.noun]  # pyright: ignore[reportAttributeAccessIssue]
-        for subject in subjects
-        for colour in COLOURS
-        if is_held_out(colour, subject.name)  # pyright: ignore[reportAttributeAccessIssue]
-    ]
+def _pairs(subjects: Iterable[Subject], is_held_out: Callable[[str, str], bool]) -> list[list[str]]:
+    return [[colour, subject.noun] for subject in subjects for colour in COLOURS if is_held_out(colour, subject.name)]
 
 
 def _styles(prepared: Prepared) -> dict[int, set[str]]:
@@ -148,7 +145,7 @@ def _write_sheets(prepared: Prepared) -> None:
         _save(prepared.folder / f"{kind}.png", labelled_sheet(pictures, _SHOWN, captions, [""]))
 
 
-def _kinds(prepared: Prepared) -> list[str]:
+def _kinds(prepared: Prepared) -> list[Kind]:
     """Kinds of scenes that can be composed of what there is."""
     kinds = {subject.kind for subject in prepared.subjects}
     per_style = Counter(picture.style for picture in prepared.pictures if prepared.subjects[picture.subject].placeable)
@@ -181,8 +178,9 @@ def _card(prepared: Prepared, packages: dict[str, Package], found: Found, held: 
         "# Data card",
         "",
         f"{len(prepared.pictures):,} pictures of {prepared.side} x {prepared.side} pixels with alpha, of "
-        f"{len(_styles(prepared)):,} subjects. Training pictures are composed of them as they are asked for, with their",
-        "captions: there is no end to them, and the same numbers give the same ones.",
+        f"{len(_styles(prepared)):,} subjects.",
+        "Training pictures are composed of them as they are asked for, with their captions: there is no end to them,",
+        "and the same numbers give the same ones.",
         "",
         "| set | licence | asked for as | pictures | names without a match |",
         "|---|---|---|---|---|",
@@ -206,9 +204,10 @@ def _card(prepared: Prepared, packages: dict[str, Package], found: Found, held: 
         "",
         "## What to know of it",
         "",
-        "- Flags, letters, arrows and families come less often than things and animals; people with a gender, half as often.",
-        "- Korean names are those of Unicode's locale data; icons without one keep their English name in Korean captions.",
-        "- Things are painted only where they have one hue. White backgrounds, the middle and a middling size go unsaid.",
+        "- Flags, letters, arrows and families come less often than things and animals, men and women half as often as",
+        "  people whose gender is left open.",
+        "- Korean names are those of Unicode's locale data. Icons that have none keep the English one in Korean too.",
+        "- Things are painted only where they have one hue. White grounds, the middle and a middling size go unsaid.",
         "- It is a small world of clip art. It holds no photographs, no real people and no text but that on signs.",
     ]
     if found.blank:
@@ -216,8 +215,8 @@ def _card(prepared: Prepared, packages: dict[str, Package], found: Found, held: 
     return "\n".join(lines) + "\n"
 
 
-def _captions(prepared: Prepared, kind: str) -> list[str]:
+def _captions(prepared: Prepared, kind: Kind) -> list[str]:
     """Some captions in both languages."""
-    config = StarterConfig(path=prepared.folder, kinds={kind: 1.0}, captions={"en": 1, "ko": 1})  # pyright: ignore[reportArgumentType]
+    config = StarterConfig(path=prepared.folder, kinds={kind: 1.0}, captions={"en": 1, "ko": 1})
     source = StarterSource(config)
     return [f"- {' / '.join(source.words(number).captions)}" for number in range(_SHOWN, 2 * _SHOWN)]

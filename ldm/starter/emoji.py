@@ -13,8 +13,17 @@ from ldm.starter.nouns import english_noun, korean_noun
 from ldm.starter.packages import read_members
 
 GROUPS = (
-    "smileys-emotion people-body component animals-nature food-drink travel-places activities objects symbols flags"
-).split()
+    "smileys-emotion",
+    "people-body",
+    "component",
+    "animals-nature",
+    "food-drink",
+    "travel-places",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+)
 _SKINS, _COMPONENTS = range(0x1F3FB, 0x1F400), 2
 # in the order in which they are trusted
 _SHORTCODES = tuple(f"en/shortcodes/{name}.json" for name in ("cldr", "emojibase", "joypixels", "iamcal", "github"))

@@ -1,7 +1,7 @@
 """Scenes in English.
 
-A caption says nothing that is not so, and a picture has many captions. What goes unsaid is usual: a white background, the
-middle, a middling size. A style goes unsaid in half of the captions, but for glyphs, which are always said to be icons.
+A caption says nothing that is not so, and a picture has many captions. What goes unsaid is usual: a white background,
+the middle, a middling size. A style goes unsaid in half of the captions, but glyphs are always said to be icons.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Combinations that are never trained on, to measure whether a model composes.
 
-Whether a combination is held out is a function of its names alone, by a hash: it does not depend on which pictures there
-are, on their order, or on a seed. Every part of a held-out combination is trained on in other combinations: a label that
-comes in few styles, or a colour that is one of few, is held out in a small share only.
+Whether a combination is held out is a function of its names alone, by a hash: it does not depend on which pictures
+there are, on their order, or on a seed. The shares are small, so that every part of a held-out combination is trained
+on in many others.
 
 | what | share |
 |---|---|

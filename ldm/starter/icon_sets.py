@@ -1,7 +1,7 @@
 """The pictures of the packages before they are rendered, each with the emoji or the name that it shows.
 
-Iconify's JSON holds the insides of an SVG for each icon, in a box of its own or of the set; an alias is another name, or
-an icon that is mirrored or turned. ``chars.json`` of a set, where it has one, tells the code points of its icons.
+Iconify's JSON holds the insides of an SVG for each icon, in a box of its own or of the set; an alias is another name,
+or an icon that is mirrored or turned. ``chars.json`` of a set, where it has one, tells the code points of its icons.
 """
 
 from __future__ import annotations

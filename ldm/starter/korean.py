@@ -51,7 +51,9 @@ def korean(prepared: Prepared, scene: Scene, draws: Draws) -> str:
         told = ", ".join((told, *draws.some(subjects[0].korean_tags, 2)))
     if scene.background != "white" or scene.kind == "colours":
         ground = f"{COLOURS[scene.background].korean} 배경"
-        told = draws.one((f"{ground}의 {told}", f"{ground}에 {told}", f"{told}, {ground}"))
+        # "의" after a background would make "위에는" of two things the place above the background
+        within = f"{ground}의 {told}" if scene.place else f"{ground}에 {told}"
+        told = draws.one((within, f"{told}, {ground}"))
     return _styled(told, styles[0], draws)
 
 

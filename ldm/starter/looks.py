@@ -63,7 +63,7 @@ def _own_hue(colours: np.ndarray) -> tuple[int, int, int] | None:
         return None
     hues = _hues(colourful)
     bins = np.bincount((hues * _HUES).astype(int) % _HUES, minlength=_HUES)
-    around = sum(np.roll(bins, shift) for shift in range(-_WINDOW, _WINDOW + 1))
+    around = np.stack([np.roll(bins, shift) for shift in range(-_WINDOW, _WINDOW + 1)]).sum(0)
     best = int(around.argmax())
     if around[best] < _MOST * len(colourful):
         return None

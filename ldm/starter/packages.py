@@ -1,8 +1,8 @@
 """The npm packages that the pictures and their names come from, and how they are fetched.
 
-Every package is pinned: its version, and the SHA-512 of its tarball as the registry publishes it. ``npm pack`` downloads
-a tarball and runs none of its code. A folder that holds the tarballs already is all that is needed where there is no
-network.
+Every package is pinned: its version, and the SHA-512 of its tarball as the registry publishes it. ``npm pack``
+downloads a tarball and runs none of its code. A folder that holds the tarballs already is all that is needed where
+there is no network.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ldm.errors import UserError, need
 from ldm.publishing import disk_trouble
-from ldm.starter.avatars import avatar_drawings
 from ldm.starter.emoji import EmojiNames
 from ldm.starter.icon_sets import Drawing, emoji_drawings, glyph_drawings
 from ldm.starter.packages import PACKAGES, Package, fetch
@@ -64,6 +63,8 @@ def prepare(
     found = Found()
     drawings, shown = _matched(packages, tarballs, found)
     if avatars:
+        from ldm.starter.avatars import avatar_drawings
+
         of_avatars, told = avatar_drawings(avatars)
         drawings |= of_avatars
         shown |= told

@@ -1,8 +1,8 @@
 """SVG and WebP to pixels, in shards that are kept: rendering that was stopped goes on where it was.
 
-A shard is one ``.npy`` file, (n, side, side, 4) uint8 with colours multiplied by alpha, or (n, side, side) for glyphs of
-one colour, of which the alpha is all there is. Its name holds a hash of what it was made from, so a shard that is there
-is right, and files are renamed into their places when they are whole. Such a file is mapped into memory as it is.
+A shard is one ``.npy`` file, (n, side, side, 4) uint8 with colours multiplied by alpha, or (n, side, side) for glyphs
+of one colour, of which the alpha is all there is. Its name holds a hash of what it was made from, so a shard that is
+there is right, and files are renamed into their places when they are whole. Such a file is mapped into memory as it is.
 """
 
 from __future__ import annotations

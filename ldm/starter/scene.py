@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
-KINDS = ("single", "colours", "pairs", "triples", "glyphs", "avatars")
+from ldm.starter.settings import Kind
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 ARRANGEMENTS = ("alone", "row", "column", "above two")
 
 
@@ -41,7 +44,7 @@ class Scene:
         scale: ``small`` or ``large``; None where the size goes unsaid.
     """
 
-    kind: str
+    kind: Kind
     items: tuple[Item, ...]
     background: str
     arrangement: str = "alone"

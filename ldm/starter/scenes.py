@@ -33,6 +33,7 @@ from ldm.starter.held_out import (
 )
 from ldm.starter.prepared import Picture, Prepared
 from ldm.starter.scene import KINDS, PLACES, Item, Scene
+from ldm.starter.settings import Kind
 from ldm.starter.styles import STYLES
 
 _MEASURED = {
@@ -64,7 +65,7 @@ class Scenes:
         UserError: a kind has no pictures in the folder.
     """
 
-    def __init__(self, prepared: Prepared, split: str, kinds: Mapping[str, float], seed: int) -> None:
+    def __init__(self, prepared: Prepared, split: str, kinds: Mapping[Kind, float], seed: int) -> None:
         self.prepared, self.split, self.seed = prepared, split, seed
         self._kinds = [kind for kind in KINDS if kinds.get(kind, 0) > 0]
         self._kind_sums = list(accumulate(kinds[kind] for kind in self._kinds))
@@ -135,7 +136,7 @@ class Scenes:
 
     # ------------------------------------------------------------------------------- any scene, of either side
 
-    def _any(self, kind: str, draws: Draws) -> Scene | None:
+    def _any(self, kind: Kind, draws: Draws) -> Scene | None:
         if kind == "single":
             return self._single(draws)
         if kind == "colours":
@@ -157,7 +158,7 @@ class Scenes:
         background = self._background([(picture, colour if painted else None)], tuple(COLOURS), draws)
         place, scale, centre, size = _placing(draws)
         item = Item(picture, centre, size, colour, painted)
-        return background and Scene("colours", (item,), background, "alone", place, scale)
+        return None if background is None else Scene("colours", (item,), background, "alone", place, scale)
 
     def _glyph(self, draws: Draws) -> Scene | None:
         picture, colour = self._by_kind["glyph"].draw(draws), draws.one(_INK)
@@ -168,11 +169,13 @@ class Scenes:
 
     def _avatar(self, draws: Draws) -> Scene | None:
         picture = self._by_kind["avatar"].draw(draws)
-        background = "white" if draws.chance(0.4) else self._background([(picture, None)], tuple(COLOURS), draws)
+        noun = self.prepared.subjects[self.prepared.pictures[picture].subject].noun
+        others = [name for name in COLOURS if name not in noun]
+        background = "white" if draws.chance(0.4) else self._background([(picture, None)], others, draws)
         item = Item(picture, (0.5, 0.5), draws.between(0.8, 0.9))
-        return background and Scene("avatars", (item,), background)
+        return None if background is None else Scene("avatars", (item,), background)
 
-    def _several(self, kind: str, draws: Draws) -> Scene | None:
+    def _several(self, kind: Kind, draws: Draws) -> Scene | None:
         count = 2 if kind == "pairs" else 3
         of_glyphs = bool(self._by_kind["glyph"].subjects) and draws.chance(_GLYPH_PAIRS)
         pool = self._by_kind["glyph"] if of_glyphs else self._by_style[draws.weighed(self._style_sums)]

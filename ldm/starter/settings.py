@@ -11,6 +11,7 @@ from ldm.errors import UserError
 from ldm.schema import Settings
 
 Kind = Literal["single", "colours", "pairs", "triples", "glyphs", "avatars"]
+Language = Literal["en", "ko"]
 Share = Annotated[float, Field(ge=0)]
 
 
@@ -33,8 +34,10 @@ class StarterConfig(Settings):
     path: Path
     size: int = Field(default=256, ge=32, le=1024, multiple_of=8)
     split: Literal["train", "held_out"] = "train"
-    kinds: dict[Kind, Share] = {"single": 5, "colours": 5, "pairs": 4, "triples": 2, "glyphs": 3, "avatars": 1}
-    captions: dict[Literal["en", "ko"], Annotated[int, Field(ge=0, le=8)]] = {"en": 2, "ko": 1}
+    kinds: dict[Kind, Share] = Field(
+        default={"single": 5, "colours": 5, "pairs": 4, "triples": 2, "glyphs": 3, "avatars": 1}
+    )
+    captions: dict[Language, Annotated[int, Field(ge=0, le=8)]] = Field(default={"en": 2, "ko": 1})
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     length: int = Field(default=1_000_000, ge=1)
 

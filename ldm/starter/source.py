@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from ldm.starter.korean import korean
 from ldm.starter.prepared import Prepared
 from ldm.starter.scene import Scene
 from ldm.starter.scenes import Scenes
-from ldm.starter.settings import StarterConfig
+from ldm.starter.settings import Language, StarterConfig
 
-_TELLERS = {"en": english, "ko": korean}
+_TELLERS: tuple[tuple[Language, Callable[[Prepared, Scene, Draws], str]], ...] = (("en", english), ("ko", korean))
 
 
 class StarterSource:
@@ -45,7 +46,7 @@ class StarterSource:
         self.prepared = Prepared(config.path.expanduser())
         self.name = f"starter {config.split} ({config.path})"
         self.sizes: Tensor | None = torch.tensor([[config.size] * 2], dtype=torch.int32).expand(config.length, 2)
-        self._scenes = Scenes(self.prepared, config.split, dict(config.kinds), config.seed)
+        self._scenes = Scenes(self.prepared, config.split, config.kinds, config.seed)
         told = config.model_dump_json(exclude={"path", "length", "captions"})
         self._stamp = f"{self.prepared.fingerprint} {told}"
 
@@ -76,8 +77,9 @@ class StarterSource:
         return Example(draw(self.prepared, scene, self.config.size), None, words.captions, self.key(index), size)
 
     def _words(self, scene: Scene, index: int) -> Words:
-        captions = []
-        for language, (name, tell) in enumerate(_TELLERS.items()):
-            for turn in range(self.config.captions.get(name, 0)):
-                captions.append(tell(self.prepared, scene, Draws(mix(self.config.seed, 12, index, language, turn))))
+        captions = [
+            tell(self.prepared, scene, Draws(mix(self.config.seed, 12, index, number, turn)))
+            for number, (language, tell) in enumerate(_TELLERS)
+            for turn in range(self.config.captions.get(language, 0))
+        ]
         return Words(None, tuple(dict.fromkeys(captions)))

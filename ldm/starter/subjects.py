@@ -11,7 +11,7 @@ from ldm.starter.emoji import Emoji
 from ldm.starter.icon_sets import glyph_noun
 from ldm.starter.nouns import article_of
 
-# Flags, letters and arrows are a fifth of all emoji, and little that anyone asks for; of people there are three of each.
+# Flags, letters and arrows are a fifth of all emoji, and seldom asked for; of people there are three of each.
 _GROUP_WEIGHTS = {"flags": 0.15, "symbols": 0.4, "people-body": 0.6, "smileys-emotion": 0.8}
 _SUBGROUP_WEIGHTS = {"alphanum": 0.15, "keycap": 0.3, "av-symbol": 0.2, "arrow": 0.25, "family": 0.2, "time": 0.4}
 _PLACEABLE = {"animals-nature", "food-drink", "travel-places", "activities", "objects", "smileys-emotion"}
@@ -63,7 +63,8 @@ class Subject:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Subject:
         """From a JSON file."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        return cls(**values)
 
 
 def emoji_subject(emoji: Emoji) -> Subject:
