@@ -124,7 +124,7 @@ def test_guidance_asks_twice(tmp_path: Path) -> None:
 
 def test_what_is_timed_is_what_was_counted(tmp_path: Path) -> None:
     told = tiny(tmp_path)
-    ready = [make_ready(row, Stages(tmp_path, 9), {}) for row in rows_of(told, material_of(told))]
+    ready = [make_ready(row, Stages(tmp_path, 9)) for row in rows_of(told, material_of(told))]
     counted = count_codecs(told)["counted"]
     timing = Timing(2, 4, 1, told.draw)
     for one in ready:

@@ -17,7 +17,8 @@ from starter_lab import EMOJI, ICONS, SIDE, icons, make_packages, names, pack, s
 
 from ldm.cli import main
 from ldm.errors import UserError
-from ldm.starter.avatars import AVATAR_STYLES, avatar_drawings, avatar_licence
+from ldm.starter.avatar_styles import AVATAR_STYLES
+from ldm.starter.avatars import avatar_drawings, avatar_licence
 from ldm.starter.card import write_papers
 from ldm.starter.colours import COLOURS, nearest
 from ldm.starter.emoji import EmojiNames

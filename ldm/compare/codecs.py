@@ -78,8 +78,8 @@ class _Comparison:
             "side": material.side
         }
         counted = self._stages.find("counting", of, lambda _: {"rows": count_all(self._rows)})["rows"]
-        ready = [make_ready(row, self._stages, self._machine) for row in self._rows]
-        learning = None if told.quality is None else Learning(told, material, self._stages, self._machine)
+        ready = [make_ready(row, self._stages) for row in self._rows]
+        learning = None if told.quality is None else Learning(told, material, self._stages)
         return {
             **_asked(told, material),
             "machine": self._machine,

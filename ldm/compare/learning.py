@@ -21,14 +21,13 @@ class Learning:
     Args:
         told: the comparison.
         material: its pictures.
-        stages: keeps what is found.
-        machine: what it is done by.
+        stages: keeps what is found; what is learned is the same on every machine but for rounding, and not done again.
     """
 
-    def __init__(self, told: CodecComparison, material: Material, stages: Stages, machine: Found) -> None:
+    def __init__(self, told: CodecComparison, material: Material, stages: Stages) -> None:
         assert told.quality is not None
         self._told, self._quality, self._material = told, told.quality, material
-        self._stages, self._machine = stages, machine
+        self._stages = stages
 
     def found(self, ready: Sequence[Ready]) -> Found:
         """Judge, and train what is to be judged.
@@ -49,7 +48,7 @@ class Learning:
     def _judge(self, quality: QualityConfig) -> Found | None:
         """Train the judge, and have it join the jury."""
         found, place, told = None, None, quality.judge
-        data = {"data": self._material.as_told(), "machine": self._machine}
+        data = {"data": self._material.as_told()}
         if told is not None:
             folder = self._stages.folder / "judges"
             found = self._stages.find(
@@ -77,7 +76,7 @@ class Learning:
     def _point(self, one: Ready, seed: int, mark: int) -> Found:
         """What a model that was trained to a mark draws."""
         of = _without_length(one, seed)
-        name = self._stages.name(f"{one.row.name} {seed}", of | {"machine": self._machine})
+        name = self._stages.name(f"{one.row.name} {seed}", of)
         place = self._stages.folder / "models" / f"{name}-{mark}"
 
         def work(sheet: str) -> Found:

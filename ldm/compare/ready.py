@@ -43,30 +43,29 @@ class Ready(NamedTuple):
         return self.row.run(output, self.vae, self.cache if cached else None, seed, steps)
 
 
-def make_ready(row: Row, stages: Stages, machine: Found) -> Ready:
+def make_ready(row: Row, stages: Stages) -> Ready:
     """Train the VAE of a row, and encode the pictures with it, if that is not done yet.
 
     Args:
         row: which.
         stages: keeps what is found.
-        machine: what it is done by.
 
     Raises:
         UserError: a model is not to be had, or cannot be trained.
         Stopped: a signal asked for it.
     """
-    vae, trained = _vae(row, stages, machine)
+    vae, trained = _vae(row, stages)
     if vae is None:
         return Ready(row)
     steps = row.told.train.steps
     of = {"run": row.run(NOWHERE, vae, None, 0, steps).model_dump(mode="json", exclude={"output", "seed", "train"})}
     cache = stages.folder / "caches" / stages.name(row.name, of)
     run = row.run(NOWHERE, vae, cache, 0, steps)
-    cached = stages.find(f"{row.name}: its latents", of | {"machine": machine}, lambda _: build_cache(run))
+    cached = stages.find(f"{row.name}: its latents", of, lambda _: build_cache(run))
     return Ready(row, vae, trained, cache, cached)
 
 
-def _vae(row: Row, stages: Stages, machine: Found) -> tuple[Path | None, Found | None]:
+def _vae(row: Row, stages: Stages) -> tuple[Path | None, Found | None]:
     codec = row.config.codec
     if isinstance(codec, VAECodecConfig):
         return resolve(codec.path), None
@@ -77,7 +76,7 @@ def _vae(row: Row, stages: Stages, machine: Found) -> tuple[Path | None, Found |
         of: dict[str, Any] = {"vae": row.new_vae.model_dump(mode="json"), "weights": "first"}
         found = stages.find(f"{row.name}: a VAE with first weights", of, lambda name: _first(row, runs / name))
     else:
-        of = {"run": row.vae_run(NOWHERE).model_dump(mode="json", exclude={"output"}), "machine": machine}
+        of = {"run": row.vae_run(NOWHERE).model_dump(mode="json", exclude={"output"})}
         found = stages.find(f"{row.name}: its VAE", of, lambda name: _trained(row.vae_run(runs / name)))
     return runs / found["folder"], found
 

@@ -14,6 +14,7 @@ from ldm.cost.architecture import Architecture, of_model, of_run
 from ldm.cost.diffusion_step import DiffusionStep
 from ldm.cost.other_steps import ClipStep, GanStep, VAEStep
 from ldm.cost.step import Step
+from ldm.data.idx_pictures import IdxConfig
 from ldm.errors import UserError
 from ldm.training.clip_settings import ClipRun
 from ldm.training.kinds import Run
@@ -46,7 +47,7 @@ def steps_of(run: Run) -> list[tuple[int, Step]]:
         side = _side(run, None)
         if side % run.image.patch_size:
             raise UserError(f"pictures of {side} x {side} must be a multiple of image.patch_size")
-        channels = 1 if getattr(run.data, "source", "") == "mnist" or _grey(run) else 3
+        channels = 1 if isinstance(run.data, IdxConfig) or _grey(run) else 3
         return [(steps, ClipStep(run, side, channels, half))]
     return [(steps, GanStep(run, half))]
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ldm.publishing import disk_trouble, write_whole
 from ldm.sheet import labelled_sheet
-from ldm.starter.avatars import AVATAR_STYLES, avatar_licence
+from ldm.starter.avatar_styles import AVATAR_STYLES
+from ldm.starter.avatars import avatar_licence
 from ldm.starter.colours import COLOURS
 from ldm.starter.composing import draw
 from ldm.starter.held_out import (

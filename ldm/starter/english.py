@@ -23,6 +23,7 @@ _PLACES = {
     "bottom": ("at the bottom", "at the bottom"),
     "bottom right": ("in the bottom right corner", "at the bottom right"),
 }
+_TAGS = 3  # fewer than so many alone say too little
 _SCALES = {"small": ("small", "small", "tiny", "little"), "large": ("large", "large", "big", "huge")}
 
 
@@ -30,7 +31,7 @@ def english(prepared: Prepared, scene: Scene, draws: Draws) -> str:
     """A caption of a scene."""
     styles = [STYLES[prepared.pictures[item.picture].style] for item in scene.items]
     subjects = [prepared.subjects[prepared.pictures[item.picture].subject] for item in scene.items]
-    if scene.kind == "single" and draws.chance(0.3):
+    if scene.kind == "single" and draws.chance(0.25) and len(subjects[0].tags) >= _TAGS:
         return _of_tags(subjects[0], styles[0], draws)
     scale = draws.one(_SCALES[scene.scale]) if scene.scale else ""
     things = [
@@ -63,7 +64,7 @@ def _bare(told: str, subject: Subject, draws: Draws) -> str:
 
 def _of_tags(subject: Subject, style: Style, draws: Draws) -> str:
     """Its tags alone, as people search."""
-    words = draws.some(subject.tags, 2 + draws.chance(0.5)) or [subject.noun]
+    words = draws.some(subject.tags, 2 + draws.chance(0.5))
     said = [f"{style.word} style"] if draws.chance(0.3) else []
     return ", ".join([*words, *said])
 

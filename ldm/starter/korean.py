@@ -19,6 +19,7 @@ _PLACES = {
     "bottom": "아래쪽에 있는",
     "bottom right": "오른쪽 아래 구석에 있는",
 }
+_TAGS = 3  # fewer than so many alone say too little
 _SCALES = {"small": ("작은", "작은", "조그만"), "large": ("큰", "큰", "커다란")}
 _CLOSED_DIGITS, _CLOSED_LETTERS = "013678", "lmnr"  # whose Korean names end in a consonant
 
@@ -40,7 +41,7 @@ def korean(prepared: Prepared, scene: Scene, draws: Draws) -> str:
     """A caption of a scene. Glyphs without a Korean name keep their English one."""
     styles = [STYLES[prepared.pictures[item.picture].style] for item in scene.items]
     subjects = [prepared.subjects[prepared.pictures[item.picture].subject] for item in scene.items]
-    if scene.kind == "single" and draws.chance(0.25):
+    if scene.kind == "single" and draws.chance(0.25) and len(subjects[0].korean_tags) >= _TAGS:
         return _of_tags(subjects[0], styles[0], draws)
     scale = f"{draws.one(_SCALES[scene.scale])} " if scene.scale else ""
     things = [
@@ -66,7 +67,7 @@ def _styled(told: str, style: Style, draws: Draws) -> str:
 
 
 def _of_tags(subject: Subject, style: Style, draws: Draws) -> str:
-    words = draws.some(subject.korean_tags, 2 + draws.chance(0.5)) or [subject.korean]
+    words = draws.some(subject.korean_tags, 2 + draws.chance(0.5))
     said = [f"{style.korean} 스타일"] if draws.chance(0.3) else []
     return ", ".join([*words, *said])
 

@@ -67,7 +67,7 @@ class Scenes:
 
     def __init__(self, prepared: Prepared, split: str, kinds: Mapping[Kind, float], seed: int) -> None:
         self.prepared, self.split, self.seed = prepared, split, seed
-        self._kinds = [kind for kind in KINDS if kinds.get(kind, 0) > 0]
+        self._kinds: list[Kind] = [kind for kind in KINDS if kinds.get(kind, 0) > 0]
         self._kind_sums = list(accumulate(kinds[kind] for kind in self._kinds))
         self._styles_of: dict[int, set[str]] = {}
         self._by_kind = {kind: _Pool(prepared, kind=kind) for kind in ("emoji", "glyph", "avatar")}
