@@ -136,7 +136,8 @@ def _notes(data: Found, measured: Sequence[Found], prices: bool) -> list[str]:
             "Parameters: of all networks, an adversary among them; a student stands in the place of its teacher. "
             "Training: of all that the row begins from and of itself; operations are counted, a multiplication and "
             "an addition as two.",
-            f"Pictures a second: median of batches of {_together(data)}, decoded and on the CPU.",
+            f"Pictures a second: median of batches of {_together(data)}, decoded and on the CPU. What an autoencoder "
+            "draws is the mean of its decoder for a latent of the prior.",
         ]
     return notes
 
