@@ -71,7 +71,7 @@ def compare_file(config: Path, overrides: list[str], dry_run: bool = False) -> R
     kind = KINDS[told.compare]
     if dry_run:
         report = kind.report(kind.count(told), None)
-        print(markdown(report).rstrip())
+        print(_without_pictures(report))
         return report
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
@@ -81,9 +81,14 @@ def compare_file(config: Path, overrides: list[str], dry_run: bool = False) -> R
     found = kind.find(told)
     report = kind.report(found, told.output)
     write_report(told.output, report, found)
-    print(markdown(report).partition("![")[0].rstrip())
+    print(_without_pictures(report))
     print(f"\n{told.output / 'report.html'}: all of it, with plots and pictures; results.json has every number")
     return report
+
+
+def _without_pictures(report: Report) -> str:
+    lines = markdown(report).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("![")).rstrip()
 
 
 def _check_output(folder: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+from ldm.accel import pick_device
 from ldm.compare.counted import count_all
 from ldm.compare.isolated import in_own_process
 from ldm.compare.learning import Learning
 from ldm.compare.machine import machine
+from ldm.compare.others import others_at_work
 from ldm.compare.ready import NOWHERE, Ready, make_ready
-from ldm.compare.rows import Material, Row, material_of, rows_of
+from ldm.compare.rows import Material, Row, make_noise, material_of, rows_of
 from ldm.compare.settings import CodecComparison, TimingConfig
 from ldm.compare.stages import Found, Stages
-from ldm.compare.timed import Timing, time_drawing, time_training
-from ldm.cost.peak import measured_peak
+from ldm.compare.timed import Timing, time_drawing, time_peak, time_training
 from ldm.training.settings import DiffusionRun
 
 TRAINING, ENCODING, DRAWING = "training", "training, encoding each time", "drawing"
@@ -35,7 +38,7 @@ def compare_codecs(told: CodecComparison) -> Found:
 
 
 def count_codecs(told: CodecComparison) -> Found:
-    """What there is to be said before anything is trained or timed."""
+    """What there is to be said before anything is trained or timed; nothing is written."""
     material = material_of(told)
     rows = rows_of(told, material)
     return {**_asked(told, material), "counted": _by_name(rows, count_all(rows))}
@@ -55,31 +58,32 @@ class _Comparison:
     def __init__(self, told: CodecComparison, material: Material, rows: list[Row]) -> None:
         self._told, self._material, self._rows = told, material, rows
         self._machine = machine()
-        self._stages = Stages(told.output, self._count())
+        self._stages = Stages(told.output, self._totals())
 
-    def _count(self) -> int:
-        """How many stages there are."""
-        told, rows = self._told, len(self._rows)
-        latent = sum(row.shape.vae is not None for row in self._rows)
-        stages = 1 + latent + sum(row.new_vae is not None for row in self._rows)
+    def _totals(self) -> Counter[str]:
+        """How many stages there are, of each row and of all together."""
+        told, found = self._told, Counter({"": 1})
         if told.timing is not None:
-            kinds = rows * (told.timing.training + told.timing.drawing)
-            kinds += latent * (told.timing.training and told.timing.encoding)
-            stages += 1 + told.timing.rounds * kinds
+            found[""] += told.timing.rounds
         if told.quality is not None:
-            stages += 1 + (told.quality.judge is not None) + latent
-            stages += rows * len(told.quality.seeds) * len(told.marks)
-        return stages
+            found[""] += 1 + (told.quality.judge is not None)
+        for row in self._rows:
+            latent = row.shape.vae is not None
+            found[row.name] += (row.new_vae is not None) + (latent or row.reads_text)
+            if told.quality is not None:
+                found[row.name] += latent + len(told.quality.seeds) * len(told.marks)
+        return found
 
     def found(self) -> Found:
         """Everything."""
         told, material = self._told, self._material
-        of = told.model_dump(mode="json", exclude={"output", "quality", "timing", "published"}) | {
-            "side": material.side
-        }
+        make_noise(material)
+        of = told.model_dump(mode="json", exclude={"output", "quality", "timing", "published"})
+        of |= {"side": material.side, "device": pick_device().type}
         counted = self._stages.find("counting", of, lambda _: {"rows": count_all(self._rows)})["rows"]
-        ready = [make_ready(row, self._stages) for row in self._rows]
-        learning = None if told.quality is None else Learning(told, material, self._stages)
+        pictures = material.as_told()
+        learning = None if told.quality is None else Learning(told, material, pictures, self._stages)
+        ready = [make_ready(row, pictures, self._stages) for row in self._rows]
         return {
             **_asked(told, material),
             "machine": self._machine,
@@ -92,40 +96,42 @@ class _Comparison:
 
     # ------------------------------------------------------------------------ timing
 
-    def _timed(self, ready: Sequence[Ready], timing: TimingConfig) -> Found:
-        """Turn by turn, all kinds of all rows."""
-        peak = self._stages.find("the machine's peak", {"machine": self._machine} | self._precision, self._peak)
-        found: dict[str, dict[str, list[Found]]] = {one.row.name: {} for one in ready}
-        for turn in range(timing.rounds):
-            for one in ready:
-                for kind, run, work in self._kinds(one, timing):
-                    turns = found[one.row.name].setdefault(kind, [])
-                    turns.append(self._turn(f"{one.row.name}: {kind}, turn {turn + 1}", run, work, timing))
-        return {"peak": peak["flops"], "turns": found}
-
-    @property
-    def _precision(self) -> dict[str, str]:
-        return {"mixed_precision": self._told.train.mixed_precision}
-
-    def _peak(self, _: str) -> Found:
-        return {"flops": measured_peak(self._told.train.mixed_precision)}
-
-    def _kinds(self, one: Ready, timing: TimingConfig) -> Iterator[tuple[str, DiffusionRun, Probe]]:
-        steps = self._told.train.steps
-        if timing.training:
-            yield TRAINING, one.run(NOWHERE, 0, steps), time_training
-        if timing.training and timing.encoding and one.vae is not None:
-            yield ENCODING, one.run(NOWHERE, 0, steps, cached=False), time_training
-        if timing.drawing:
-            yield DRAWING, one.run(NOWHERE, 0, steps, cached=False), time_drawing
-
-    def _turn(self, title: str, run: DiffusionRun, work: Probe, timing: TimingConfig) -> Found:
+    def _timed(self, ready: Sequence[Ready], timing: TimingConfig) -> list[Found]:
+        """Turn by turn, all kinds of all rows; a turn that was broken off is done again, as ratios are within it."""
         speed = Timing(timing.steps, timing.batch_size, timing.batches, self._told.draw, timing.draw_steps)
         told = timing.model_dump(exclude={"rounds"}) | {"draw": self._told.draw.model_dump()}
-        of = {
-            "run": run.model_dump(mode="json", exclude={"output"}),
-            "machine": self._machine,
-            "timing": told,
-            "title": title,
-        }
-        return self._stages.find(title, of, lambda _: in_own_process(title, work, run, speed))
+        rows = [{"name": one.row.name, "codec": one.codec, **one.row.learns()} for one in ready]
+        of = {"machine": self._machine, "timing": told, "rows": rows, "side": self._material.side}
+        of |= {"train": self._told.train.model_dump()}
+        found = []
+        for turn in range(timing.rounds):
+            shifted = [*ready[turn % len(ready) :], *ready[: turn % len(ready)]]
+            title = f"timing, turn {turn + 1} of {timing.rounds}"
+            work = functools.partial(self._turn, shifted, timing, speed)
+            found.append(self._stages.find(title, of | {"turn": turn}, work))
+        return found
+
+    def _turn(self, ready: Sequence[Ready], timing: TimingConfig, speed: Timing, _: str) -> Found:
+        """Every row in turn.
+
+        Returns:
+            ``peak`` of the machine; ``rows``, by kind; ``others``, the share of all processors that others used.
+        """
+        with others_at_work() as others:
+            peak = in_own_process("the machine's peak", time_peak, self._told.train.mixed_precision)
+            found: dict[str, dict[str, Found]] = {}
+            for one in ready:
+                found[one.row.name] = {
+                    kind: in_own_process(f"{one.row.name}: {kind}", work, run, speed)
+                    for kind, run, work in self._kinds(one, timing)
+                }
+            return {"peak": peak["flops"], "rows": found, "others": others()}
+
+    def _kinds(self, one: Ready, timing: TimingConfig) -> Iterator[tuple[str, DiffusionRun, Probe]]:
+        steps, nowhere = self._told.train.steps, self._told.output / NOWHERE
+        if timing.training:
+            yield TRAINING, one.run(nowhere, 0, steps), time_training
+        if timing.training and timing.encoding and one.vae is not None:
+            yield ENCODING, one.run(nowhere, 0, steps, cached=False), time_training
+        if timing.drawing:
+            yield DRAWING, one.run(nowhere, 0, steps, cached=False), time_drawing

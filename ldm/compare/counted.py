@@ -1,4 +1,4 @@
-"""What the rows of a comparison take on paper: before anything is trained, and the same on every machine."""
+"""What the rows of a comparison take on paper, before anything is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ldm.compare.rows import Row
 from ldm.compare.settings import DrawingConfig
 from ldm.compare.stages import Found
 from ldm.conditioner import NoConditioner
-from ldm.cost.diffusion_step import UNET, DiffusionStep
+from ldm.cost.diffusion_step import DiffusionStep
+from ldm.cost.drawing import count_drawing
 from ldm.cost.inventory import networks_of
 from ldm.cost.of_run import HALF, steps_of
 from ldm.cost.step import Counted, count_step
@@ -23,7 +24,7 @@ from ldm.models.toy import ToyUNet, ToyUNetConfig
 from ldm.pipeline import Pipeline
 from ldm.weights.model import Model
 
-_DECODER, _ENCODER = "VAE decoder", "VAE encoder"
+_ENCODER = "VAE encoder"
 
 
 def count_all(rows: Sequence[Row]) -> list[Found]:
@@ -48,16 +49,13 @@ def count_row(row: Row, asks: int) -> Found:
     told, shape, side = row.told, row.shape, row.material.side
     networks = networks_of(shape, side)
     counted = _training(row)
-    twice = 2 if told.draw.guidance != 1 else 1
-    times = {_ENCODER: 0, _DECODER: 1, UNET: asks * twice}
-    drawing = {name: network.flops * times.get(name, twice) for name, network in networks.items()}
     return {
         "factor": shape.factor,
         "numbers": counted.numbers,
         "parameters": {name: network.parameters for name, network in networks.items()},
         "training": {name: (part.forward + part.backward) / counted.batch for name, part in counted.parts.items()},
         "encoding": networks[_ENCODER].flops if _ENCODER in networks else 0,
-        "drawing": {name: flops for name, flops in drawing.items() if flops},
+        "drawing": count_drawing(shape, side, 1, asks, told.draw.guidance != 1),
         "vae_training": _vae_training(row),
         "activations": counted.activations,
         "batch": counted.batch,
@@ -67,7 +65,6 @@ def count_row(row: Row, asks: int) -> Found:
 def _training(row: Row) -> Counted:
     """A micro-batch of the U-Net, with latents and states of texts from a cache."""
     train = row.told.train
-    cached = row.shape.vae is not None  # where there is no cache, texts are read in every step
     step = DiffusionStep(
         row.shape,
         train.batch_size,
@@ -75,7 +72,7 @@ def _training(row: Row) -> Counted:
         half=HALF[train.mixed_precision],
         checkpointing=train.gradient_checkpointing,
         encodes=False,
-        reads=not cached,
+        reads=False,
     )
     return count_step(step, gpu=torch.cuda.is_available())
 
@@ -84,7 +81,7 @@ def _vae_training(row: Row) -> int:
     if row.new_vae is None or row.told.vae is None:
         return 0
     run = row.vae_run(Path("."))
-    return sum(steps * count_step(step).flops for steps, step in steps_of(run))
+    return run.train.gradient_accumulation * sum(steps * count_step(step).flops for steps, step in steps_of(run))
 
 
 def asks_of(draw: DrawingConfig, process: ProcessConfig, prediction: Prediction) -> int:
@@ -101,8 +98,3 @@ def asks_of(draw: DrawingConfig, process: ProcessConfig, prediction: Prediction)
     pipeline = Pipeline(model, torch.device("cpu"), torch.float32)
     pipeline.generate([None], [0], sampler=draw.sampler, steps=draw.steps)
     return asked
-
-
-def total(parts: dict[str, float], *but: str) -> float:
-    """The sum of all parts, but for some."""
-    return sum(value for name, value in parts.items() if name not in but)

@@ -30,6 +30,7 @@ from ldm.weights.model import resolve
 
 NOWHERE = Path(".")  # of runs that are not trained there
 DISTANCE = "Fréchet distance"
+_SPEED = ("device", "threads", "drawn in")  # what of a machine seconds depend on
 
 
 def compare_families(told: FamilyComparison) -> Found:
@@ -66,9 +67,10 @@ class _Comparison:
     def __init__(self, told: FamilyComparison, material: Material, rows: list[Row]) -> None:
         self._told, self._quality, self._material, self._rows = told, told.quality, material, rows
         self._machine = machine()
-        per_seed = 1 + sum(len(row.training.line) + 2 for row in rows)
-        self._stages = Stages(told.output, 1 + (told.quality.judge is not None) + len(told.quality.seeds) * per_seed)
-        self._data = {"data": material.as_told(), "machine": self._machine}
+        seeds = len(told.quality.seeds)
+        totals = {row.name: seeds * (len(row.training.line) + 2) for row in rows}
+        self._stages = Stages(told.output, {"": 1 + (told.quality.judge is not None) + seeds, **totals})
+        self._speed = {name: self._machine[name] for name in _SPEED}
 
     def found(self) -> Found:
         """Everything."""
@@ -106,71 +108,91 @@ class _Comparison:
         """What real pictures come to."""
         of = self._judging | {"seed": seed}
         return self._stages.find(
-            f"real pictures, seed {seed}", of, lambda name: self._jury.real(seed, self._pictures(name))
+            f"real pictures, seed {seed}",
+            of,
+            lambda name: self._jury.real(seed, self._drawn / f"{name}.safetensors"),
+            needs=self._its_pictures,
         )
 
     def _seed(self, row: Row, seed: int) -> Found:
         """Train, draw and judge a row."""
         name, trained = "", []
         for training in row.training.line:
-            name, found = self._train(training, seed)
+            name, found = self._train(row, training, seed)
             trained.append({"title": training.title, **found})
             if "diverged" in found:
                 return {"trained": trained, "diverged": found["diverged"]}
-        title, quality = f"{row.name}, seed {seed}", self._quality
-        how = None if row.config.draw is None else row.config.draw.model_dump()
-        of = {"trained": name, "draw": how, "machine": self._machine}
-        of |= {"count": quality.count, "batch_size": quality.batch_size}
-        drawn = self._stages.find(f"{title}: drawing", of, lambda file: self._draw(row, name, title, file))
-        pictures = self._stages.folder / "drawn" / drawn["pictures"]
-        of = self._judging | {"drawn": drawn["pictures"]}
-        judged = self._stages.find(f"{title}: judging", of, lambda _: self._jury.drawn(pictures))
+        drawn = self._draw(row, name, seed)
+        judged = self._stages.find(
+            f"{row.name}, seed {seed}: judging",
+            self._judging | {"drawn": drawn["pictures"]},
+            lambda _: self._jury.drawn(self._drawn / drawn["pictures"]),
+            row=row.name,
+        )
         return {"trained": trained, "drawn": drawn, **judged}
 
-    def _train(self, training: Training, seed: int) -> tuple[str, Found]:
+    def _train(self, row: Row, training: Training, seed: int) -> tuple[str, Found]:
         """Train what a row begins from, or the row itself: the name of its folder, and what was found."""
         base = None if training.base is None else self._name(training.base, seed)
-        name, runs = self._name(training, seed), self._stages.folder / "runs"
+        name, runs = self._name(training, seed), self._runs
         run = training.at(runs / name, seed, self._material.train, None if base is None else runs / base)
         title = f"{training.title}, seed {seed}: training"
-        return name, self._stages.find(title, {"run": name, "machine": self._machine}, lambda _: train_once(run))
+        of = {"run": name, "machine": self._speed}
+        return name, self._stages.find(
+            title, of, lambda _: train_once(run), row=row.name, needs=lambda _: [runs / name]
+        )
 
     def _name(self, training: Training, seed: int) -> str:
         """The folder of a training: a digest of all that it depends on, what it begins from among it."""
         base = None if training.base is None else Path(self._name(training.base, seed))
         run = training.at(NOWHERE, seed, self._material.train, base)
-        of = {"run": run.model_dump(mode="json", exclude={"output"}), "machine": self._machine}
+        of = {"run": run.model_dump(mode="json", exclude={"output"}), "machine": self._speed}
         return self._stages.name(f"{training.title} {seed}", of)
 
-    def _draw(self, row: Row, run: str, title: str, name: str) -> Found:
-        """Draw pictures, and keep them."""
-        folder = resolve(self._stages.folder / "runs" / run)
-        drawer = open_drawer(row.training.run, folder, row.config.draw)
-        pictures, seconds = draw_timed(drawer, self._quality.count, self._quality.batch_size, title)
-        place = self._pictures(name)
-        keep_pictures(place, pictures)
-        together = drawer.together(min(self._quality.batch_size, self._quality.count))
-        return {"pictures": place.name, "seconds": seconds, "together": together}
+    def _draw(self, row: Row, run: str, seed: int) -> Found:
+        """Draw pictures against the clock, and keep them."""
+        count, batch_size = self._quality.count, self._quality.batch_size
+        how, title = row.config.draw, f"{row.name}, seed {seed}: drawing"
 
-    def _pictures(self, name: str) -> Path:
-        return self._stages.folder / "drawn" / f"{name}.safetensors"
+        def work(name: str) -> Found:
+            drawer = open_drawer(row.training.run, resolve(self._runs / run), how)
+            pictures, seconds = draw_timed(drawer, count, batch_size, title)
+            place = self._drawn / f"{name}.safetensors"
+            keep_pictures(place, pictures)
+            return {"pictures": place.name, "seconds": seconds, "together": drawer.together(min(batch_size, count))}
+
+        of = {"trained": run, "draw": None if how is None else how.model_dump(), "machine": self._speed}
+        of |= {"count": count, "batch_size": batch_size}
+        return self._stages.find(title, of, work, row=row.name, needs=self._its_pictures)
+
+    @property
+    def _runs(self) -> Path:
+        return self._stages.folder / "runs"
+
+    @property
+    def _drawn(self) -> Path:
+        return self._stages.folder / "drawn"
+
+    def _its_pictures(self, found: Found) -> list[Path]:
+        return [self._drawn / found["pictures"]]
 
     # ---------------------------------------------------------------------------- judging
 
     def _judge(self) -> Found | None:
         """Train the judge, and have it join the jury."""
-        found, told, own = None, self._quality.judge, ()
+        found, told, own, data = None, self._quality.judge, (), {"data": self._material.as_told()}
         if told is not None:
             folder = self._stages.folder / "judges"
             found = self._stages.find(
                 "a judge",
-                self._data | told.model_dump(),
+                data | told.model_dump(),
                 lambda name: make_judge(self._material, told, folder / f"{name}.safetensors"),
+                needs=lambda found: [folder / found["place"]],
             )
             own = (f"judge:{folder / found['place']}",)
         self._networks = (*own, *self._quality.features)
         features = {"features": self._quality.features, "judge": found, "count": self._quality.count}
-        self._judging = self._data | features
+        self._judging = data | features
         return found
 
     @functools.cached_property

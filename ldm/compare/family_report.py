@@ -8,6 +8,7 @@ from typing import Any
 
 from ldm.compare.equal import Spread, spread
 from ldm.compare.families import DISTANCE, distance_of
+from ldm.compare.family_figures import figures_of
 from ldm.compare.plots import colours_of
 from ldm.compare.stages import Found
 from ldm.compare.tables import NOTHING, told
@@ -33,7 +34,7 @@ def report(data: Found, folder: Path | None = None) -> Report:
     if "seeds" in data:
         sections = [_side_by_side(data), _seed_by_seed(data)]
         sections += [] if folder is None else [_pictures(data, folder / "drawn")]
-    return Report("Generative families side by side", _heading(data), sections)
+    return Report("Generative families side by side", _heading(data), sections, figures_of(data))
 
 
 def _heading(data: Found) -> list[str]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import platform
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+import torch
+
 from ldm.errors import UserError
 
 T = TypeVar("T")
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, from Linux's prctl.h
 
 
 def in_own_process(title: str, function: Callable[..., T], *arguments: Any) -> T:
@@ -22,9 +28,9 @@ def in_own_process(title: str, function: Callable[..., T], *arguments: Any) -> T
         arguments: of it.
 
     Raises:
-        UserError: the function's own; or its process was killed, as where memory runs out.
+        UserError: the function's own; or memory ran out, or its process was killed, as where it ran out.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         try:
             found, fault = pool.submit(_call, function, arguments).result()
         except BrokenProcessPool as error:
@@ -34,9 +40,17 @@ def in_own_process(title: str, function: Callable[..., T], *arguments: Any) -> T
     return found  # pyright: ignore[reportReturnType]
 
 
+def _end_with_parent() -> None:
+    """Have Linux end this process where the other one is killed: it would work on beside the next attempt."""
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def _call(function: Callable[..., T], arguments: tuple[Any, ...]) -> tuple[T, None] | tuple[None, str]:
     """What a function returns, or its user's mistake as text, which can always be sent."""
     try:
         return function(*arguments), None
     except UserError as error:
         return None, str(error)
+    except torch.OutOfMemoryError:
+        return None, "it does not fit into the memory of the device: take a smaller batch_size"

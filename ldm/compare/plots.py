@@ -7,7 +7,7 @@ from typing import Any
 
 from ldm.compare.codecs import DRAWING, TRAINING
 from ldm.compare.equal import Spread, spread
-from ldm.compare.results import DISTANCE, FLOPS, SECONDS, STEPS, Results
+from ldm.compare.results import DISTANCE, FLOPS, SECONDS, STEPS, Results, value_of
 from ldm.compare.tables import told
 from ldm.evaluate.plots import Plot, drawn_by
 
@@ -31,7 +31,7 @@ def learning_plot(results: Results) -> Plot:
 def _learning(figure: Any, results: Results, means: Sequence[str]) -> None:
     colours = colours_of(results.names)
     panels = figure.subplots(1, len(means), sharey=True, squeeze=False)[0]
-    floor = next(m["value"] for m in results.data["quality"]["real"]["metrics"] if m["name"] == DISTANCE)
+    floor = value_of(results.data["quality"]["real"]["metrics"], DISTANCE, results.features)
     for axes, one in zip(panels, means, strict=True):
         for name in results.names:
             _curve(axes, results, name, one, colours[name])
@@ -47,7 +47,7 @@ def _curve(axes: Any, results: Results, name: str, means: str, colour: Any) -> N
     curves = results.curves(name, means)
     assert curves is not None
     spent = [point.spent for point in curves[0]]
-    over = [[points[k].distance for points in curves] for k in range(len(spent))]
+    over = [[points[k].value for points in curves] for k in range(len(spent))]
     axes.plot(spent, [spread(values).mean for values in over], "o-", color=colour, markersize=4, label=name)
     axes.fill_between(spent, [min(v) for v in over], [max(v) for v in over], color=colour, alpha=0.2, linewidth=0)
 
@@ -66,7 +66,7 @@ def _costs(figure: Any, results: Results) -> None:
         clock = [one for one in times if one is not None]
         _bars(axes, results.names, paper, clock)
         axes.set_title(kind, fontsize=10)
-    panels[0].set_ylabel(f"times {results.base}")
+    panels[0].set_ylabel(f"times less than {results.base}")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
     )

@@ -6,6 +6,7 @@ pictures that were held out.
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ from ldm.evaluate.reconstruction import measure_reconstruction
 from ldm.evaluate.reference import RealPictures
 from ldm.evaluate.sets import ReferenceSet, compare
 from ldm.evaluate.settings import EvaluateConfig
-from ldm.publishing import disk_trouble, replacing, write_whole
+from ldm.publishing import DOOMED, disk_trouble, replacing, write_whole
 from ldm.recorded import load
 from ldm.training.checkpoint import checkpoint_folder
 from ldm.training.parallel import Team
@@ -88,7 +89,7 @@ class Jury:
         return {"metrics": [asdict(metric) for metric in metrics], "name": pictures.told, "against": reference.told}
 
     def ceiling(self, vae: Path, sheet: Path) -> Found:
-        """What an autoencoder loses of the held-out pictures: nothing that is drawn through it is better.
+        """What an autoencoder loses of the held-out pictures.
 
         Some pictures, each with what came back on its right, are written to ``sheet``.
         """
@@ -148,8 +149,10 @@ def model_after(run: DiffusionRun, place: Path) -> Found:
         Stopped: a signal asked for it.
     """
     last = latest_checkpoint(run.output)
+    doomed = run.output.with_name(DOOMED + run.output.name)
     if last is not None and last > checkpoint_folder(run.output, run.train.steps):
-        shutil.rmtree(run.output)  # it went on from here, and only its end is there
+        os.replace(run.output, doomed)  # it went on from here, and only its end is there
+    shutil.rmtree(doomed, ignore_errors=True)
     checkpoint = train(run, resume=Resume.IF_ANY)
     with replacing(place) as new:
         new.rmdir()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean
 from typing import Any, NamedTuple
 
 from ldm.compare.codecs import TRAINING
-from ldm.compare.equal import Point, Spread, distance_at, over_seeds, ratios, spent_for, spread
+from ldm.compare.equal import Point, Spread, over_seeds, ratios, spent_for, spread, value_at
 from ldm.compare.stages import Found
 
-DISTANCE = "Fréchet distance"
+DISTANCE, PRECISION, RECALL = "Fréchet distance", "precision", "recall"
 STEPS, FLOPS, SECONDS = "steps", "FLOPs", "seconds"
 
 
 class Saved(NamedTuple):
-    """How many times less was taken; ``at_least`` so, where it was enough when it was first looked at."""
+    """How many times less was taken, over the seeds; ``at_least`` so, where it was so when first looked at."""
 
-    times: float
+    times: Spread
     at_least: bool
 
 
@@ -49,7 +49,7 @@ class Results:
         return self.data["counted"][name]
 
     def training_flops(self, name: str) -> float:
-        """Operations of training with a picture."""
+        """Operations of training with a picture, latents and texts from a cache."""
         return sum(self.counted(name)["training"].values())
 
     def drawing_flops(self, name: str) -> float:
@@ -76,43 +76,55 @@ class Results:
 
     def turns(self, name: str, kind: str) -> list[Found]:
         """What was measured of a kind of work, turn by turn; empty where nothing was."""
-        return self.data["timed"]["turns"][name].get(kind, []) if self.is_timed else []
+        found = self.data["timed"] or [] if self.is_timed else []
+        return [turn["rows"][name][kind] for turn in found if kind in turn["rows"][name]]
 
     def over_turns(self, name: str, kind: str, find: Callable[[Found], float]) -> Spread | None:
         """Something that each turn found, over the turns."""
         found = [find(turn) for turn in self.turns(name, kind)]
         return spread(found) if found else None
 
-    def times_faster(self, name: str, kind: str) -> Spread | None:
-        """How many times as many pictures a second as the base, turn by turn."""
-        mine, base = ([seconds_of_picture(turn) for turn in self.turns(row, kind)] for row in (name, self.base))
-        return ratios(base, mine) if mine and base else None
+    def times_faster(
+        self, name: str, kind: str, base: str | None = None, base_kind: str | None = None
+    ) -> Spread | None:
+        """How many times as many pictures a second as the base (or another row, or kind of work), within each turn."""
+        mine, theirs = self.turns(name, kind), self.turns(base or self.base, base_kind or kind)
+        if not mine or not theirs:
+            return None
+        return ratios([seconds_of_picture(turn) for turn in theirs], [seconds_of_picture(turn) for turn in mine])
 
     def training_seconds(self, name: str) -> float | None:
-        """Seconds of a step, of the middle turn."""
-        turns = self.turns(name, TRAINING)
-        return median(turn["seconds"] for turn in turns) if turns else None
+        """Seconds of a step, the mean of the turns."""
+        found = self.over_turns(name, TRAINING, lambda turn: turn["seconds"])
+        return None if found is None else found.mean
+
+    @property
+    def others(self) -> float | None:
+        """The largest share of the processors that other programs took in a turn."""
+        shares = [turn["others"] for turn in self.data["timed"] or [] if turn["others"] is not None]
+        return max(shares, default=None)
 
     # ------------------------------------------------------------------- quality
 
     @property
+    def networks(self) -> list[str]:
+        """Those in whose features pictures were compared."""
+        return list(dict.fromkeys(metric["features"] for metric in self.data["quality"]["real"]["metrics"]))
+
+    @property
     def features(self) -> str:
-        """The network that distances are measured in: the first."""
-        return self.data["quality"]["real"]["metrics"][0]["features"]
+        """The first of them, which what is told in short is measured in."""
+        return self.networks[0]
 
     @property
     def marks(self) -> list[int]:
         """The steps at which quality was measured."""
         return [point["step"] for point in self.data["quality"]["points"][self.base][0]]
 
-    def last(self, name: str) -> list[Found]:
-        """What was found at the end, for each seed."""
-        return [points[-1] for points in self.data["quality"]["points"][name]]
-
-    def measured(self, name: str, metric: str, mark: int) -> Spread:
-        """A metric in the first features at a mark (its number in ``marks``), over the seeds."""
+    def measured(self, name: str, metric: str, mark: int, features: str | None = None) -> Spread:
+        """A metric at a mark (its number in ``marks``), over the seeds."""
         seeds = self.data["quality"]["points"][name]
-        return spread([value_of(points[mark]["metrics"], metric, self.features) for points in seeds])
+        return spread([value_of(points[mark]["metrics"], metric, features or self.features) for points in seeds])
 
     def spent(self, name: str, means: str) -> float | None:
         """What a step of training takes: 1 step, or operations, or seconds; None where no time was taken."""
@@ -122,43 +134,62 @@ class Results:
             return self.training_flops(name) * self.batch
         return self.training_seconds(name)
 
-    def curves(self, name: str, means: str) -> list[list[Point]] | None:
-        """What was spent and reached, for each seed; None where no time was taken."""
-        unit = self.spent(name, means)
+    def before(self, name: str, means: str) -> float:
+        """What a row took before its U-Net was trained: its VAE, and the latents of all pictures."""
+        counted, cached = self.counted(name), self.data["caches"].get(name, {})
+        if means == FLOPS:
+            return counted["vae_training"] + counted["encoding"] * cached.get("pictures", 0)
+        if means == SECONDS:
+            return self.data["autoencoders"].get(name, {}).get("seconds", 0.0) + (cached.get("seconds") or 0.0)
+        return 0.0
+
+    def curves(self, name: str, means: str, metric: str = DISTANCE, all_in: bool = False) -> list[list[Point]] | None:
+        """What was spent and reached, for each seed; None where no time was taken.
+
+        Args:
+            name: of the row.
+            means: what is spent.
+            metric: what is reached.
+            all_in: with what was spent before, on the VAE and the latents.
+        """
+        unit, first = self.spent(name, means), self.before(name, means) if all_in else 0.0
         if unit is None:
             return None
-        found = self.data["quality"]["points"][name]
         return [
-            [Point(p["step"] * unit, value_of(p["metrics"], DISTANCE, self.features)) for p in seed] for seed in found
+            [Point(first + p["step"] * unit, value_of(p["metrics"], metric, self.features)) for p in seed]
+            for seed in self.data["quality"]["points"][name]
         ]
 
-    def base_at(self, name: str, means: str) -> Spread | None:
-        """The distance of the base with as much as all of a row's training took; None where it is not known."""
-        own, base = self.curves(name, means), self.curves(self.base, means)
+    def base_at(self, name: str, means: str, metric: str = DISTANCE) -> Spread | None:
+        """What the base came to with as much as all of a row's training took; None where it was not looked at near."""
+        own, base = self.curves(name, means, metric), self.curves(self.base, means, metric)
         if own is None or base is None:
             return None
-        return over_seeds(base, lambda points: distance_at(points, own[0][-1].spent))
+        return over_seeds(base, lambda points: value_at(points, own[0][-1].spent, power=metric == DISTANCE))
 
-    def saved(self, name: str, means: str) -> Saved | None:
-        """How many times less a row took to come to the distance to which the base came in the end; of the means.
+    def saved(self, name: str, means: str, all_in: bool = False) -> Saved | None:
+        """How many times less a row took to come to where the base came in the end, seed by seed.
 
-        None where it did not come to that, or no time was taken.
+        What the base took is counted to where it first came there, too. None where a seed did not come to that, or no
+        time was taken.
         """
-        own, base = self.curves(name, means), self.curves(self.base, means)
+        own, base = self.curves(name, means, all_in=all_in), self.curves(self.base, means)
         if own is None or base is None:
             return None
-        goal = spread([points[-1].distance for points in base]).mean
-        reached = over_seeds(own, lambda points: spent_for(points, goal))
-        if reached is None:
+        goals = [points[-1].value for points in base]
+        took = [spent_for(points, goal) for points, goal in zip(own, goals, strict=True)]
+        theirs = [spent_for(points, goal) for points, goal in zip(base, goals, strict=True)]
+        known = [found for found in took if found is not None]
+        if len(known) < len(took):
             return None
-        early = any(points[0].distance <= goal for points in own)
-        return Saved(base[0][-1].spent / reached.mean, early)
+        early = any(points[0].value <= goal for points, goal in zip(own, goals, strict=True))
+        return Saved(ratios([found or 0.0 for found in theirs], known), early and name != self.base)
 
 
 def seconds_of_picture(turn: Found) -> float:
     """Of training or drawing, from what a turn found.
 
-    Of a training step its samples are as many as are told; a drawing's seconds are of one picture already.
+    A step of training is of as many pictures as its samples; a drawing's seconds are of one picture already.
     """
     return turn["seconds"] / turn.get("samples", 1)
 
@@ -173,3 +204,8 @@ def value_of(metrics: Sequence[dict[str, Any]], name: str, features: str) -> flo
         if (metric["name"], metric["features"]) == (name, features):
             return metric["value"]
     raise KeyError(f"{name} in {features}")
+
+
+def mean_peak(results: Results) -> float:
+    """Operations a second that the machine reached at best, the mean of the turns."""
+    return mean(turn["peak"] for turn in results.data["timed"])

@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 
 from ldm.cache.settings import CacheConfig
-from ldm.compare.settings import CodecComparison, NewVAEConfig, RowConfig
+from ldm.compare.settings import CodecComparison, NewVAEConfig, QualityConfig, RowConfig
 from ldm.cost.architecture import Architecture, TowerShape
 from ldm.data.folder import FolderConfig
 from ldm.data.framing import FrameConfig
 from ldm.data.sources import SourceConfig, SplitConfig, open_source
 from ldm.errors import UserError
+from ldm.evaluate.features import HOW
+from ldm.evaluate.reference import RealPictures
 from ldm.models.vae import VAEConfig
+from ldm.publishing import disk_trouble, replacing
 from ldm.training.settings import (
     DiffusionRun,
     LabelConditionConfig,
@@ -29,9 +32,13 @@ from ldm.training.settings import (
     VAERun,
 )
 from ldm.weights.components import load_tower
+from ldm.weights.fingerprint import fingerprint
 from ldm.weights.model import load_vae, resolve
 
 _NOISE_PICTURES = 64
+_LEAST_PICTURES = 10
+# What of a training changes nothing that is learned.
+_ASIDE = ("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "workers", "prefetch", "trackers")
 
 
 @dataclass(frozen=True)
@@ -43,32 +50,57 @@ class Material:
         held_out: what is compared with; None where nothing is.
         side: height and width.
         colours: channels of a picture.
+        noise: the folder of pictures that mean nothing, where it is they that are trained on.
     """
 
     train: SourceConfig
     held_out: SourceConfig | None
     side: int
     colours: int
+    noise: Path | None = None
 
     def as_told(self) -> dict[str, Any]:
-        """As JSON has it."""
-        sources = {"train": self.train, "held_out": self.held_out}
-        told = {name: None if data is None else data.model_dump(mode="json") for name, data in sources.items()}
-        return {**told, "side": self.side}
+        """What depends on the pictures depends on this: their settings, and which they are."""
+        found: dict[str, Any] = {"side": self.side}
+        for name, data in (("train", self.train), ("held_out", self.held_out)):
+            if data is not None and self.noise is None:
+                pictures = RealPictures.at(data, (self.side, self.side))
+                found[name] = {"data": data.model_dump(mode="json"), "pictures": pictures.fingerprint()}
+        return found
 
 
 def material_of(told: CodecComparison) -> Material:
-    """Open the data of a comparison, or make pictures of noise, in its folder.
+    """The pictures of a comparison; those of noise are yet to be made.
 
     Raises:
-        UserError: it cannot be opened, or its pictures have no one size, and ``side`` does not say any.
+        UserError: they cannot be opened; or have no one size, and ``side`` does not say any; or are too few.
     """
     if told.data is None:
         assert told.side is not None
-        train = FolderConfig(source="folder", path=_noise_pictures(told.output / "noise", told.side))
-        return Material(train, None, told.side, 3)
+        noise = told.output / "noise" / f"{told.side}"
+        return Material(FolderConfig(source="folder", path=noise), None, told.side, 3, noise)
     source = open_source(told.data)
-    return Material(*_sides_of_split(told), told.side or _own_side(source), source.channels)
+    found = Material(*_sides_of_split(told), told.side or _own_side(source), source.channels)
+    if told.quality is not None:
+        _check_quality(found, told.quality)
+    return found
+
+
+def _check_quality(material: Material, quality: QualityConfig) -> None:
+    """Refuse now what would be found out after hours."""
+    train, held_out = open_source(material.train), open_source(material.held_out)
+    if held_out.channels != material.colours:
+        raise UserError(f"held_out has {held_out.channels} channels, and the training pictures have {material.colours}")
+    if min(len(train), len(held_out)) < _LEAST_PICTURES:
+        raise UserError(f"{train.name} and {held_out.name} should have {_LEAST_PICTURES} pictures each, or more")
+    if quality.count > len(train):
+        told = f"as many training pictures show what the best model could come to, and there are {len(train):,}"
+        raise UserError(f"quality.count is {quality.count:,}: {told}")
+    if quality.judge is not None and (train.num_classes is None or material.colours != 1):
+        raise UserError("quality.judge learns from labels of grey pictures, which these are not: take quality.features")
+    told = [network for network in quality.features if ":" not in network]
+    if told:
+        raise UserError(f"quality.features: {told[0]!r} should be {HOW}")
 
 
 def _sides_of_split(told: CodecComparison) -> tuple[SourceConfig, SourceConfig | None]:
@@ -88,17 +120,15 @@ def _own_side(source: Any) -> int:
     return int(sizes[0][0])
 
 
-def _noise_pictures(folder: Path, side: int) -> Path:
-    """A folder of pictures that mean nothing: what is done to them takes as long."""
-    place = folder / f"{side}"
-    place.mkdir(parents=True, exist_ok=True)
+def make_noise(material: Material) -> None:
+    """Make the pictures of noise, if the material is such: what is done to them takes as long as with others."""
+    if material.noise is None or material.noise.is_dir():
+        return
     chance = np.random.default_rng(0)
-    for k in range(_NOISE_PICTURES):
-        path = place / f"{k:03d}.png"
-        if not path.is_file():
-            pixels = chance.integers(0, 256, (side, side, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
-    return place
+    with disk_trouble(str(material.noise)), replacing(material.noise) as folder:
+        for k in range(_NOISE_PICTURES):
+            pixels = chance.integers(0, 256, (material.side, material.side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{k:03d}.png")
 
 
 @dataclass(frozen=True)
@@ -121,6 +151,25 @@ class Row:
     def name(self) -> str:
         """For people."""
         return self.config.name
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether captions condition it, whose states are kept in a cache in all rows."""
+        return isinstance(self.told.condition, TextConditionConfig)
+
+    def learns(self) -> dict[str, Any]:
+        """What learning depends on beside pictures, codec, seed and the number of steps, as JSON has it."""
+        told = self.told.model_dump(mode="json", include={"process", "prediction", "train"})
+        told["train"] = {key: value for key, value in told["train"].items() if key not in (*_ASIDE, "steps")}
+        return {**told, "unet": self.shape.net.model_dump(mode="json"), **self.reads()}
+
+    def reads(self) -> dict[str, Any]:
+        """What conditions it, as JSON has it."""
+        condition = self.told.condition
+        told = condition.model_dump(mode="json")
+        if isinstance(condition, TextConditionConfig):
+            told["path"] = fingerprint(resolve(condition.path) / "text_encoder")
+        return {"condition": told}
 
     @property
     def new_vae(self) -> VAEConfig | None:
@@ -205,7 +254,16 @@ def _row(
         net = told.unet_of(config, colours, material.side // factor)
     except UserError as error:
         raise UserError(f"{config.name}: {error}") from error
+    _check_context(config.name, net.cross_attention_dim, towers, labels)
     return Row(config, Architecture(net, vae, towers, labels), told, material)
+
+
+def _check_context(name: str, width: int | None, towers: tuple[TowerShape, ...], labels: int | None) -> None:
+    if labels is not None and width is None:
+        raise UserError(f"{name}: condition.kind label needs unet.cross_attention_dim, the width of its token")
+    if towers and width != towers[0].config["hidden_size"]:
+        told = f"but the text encoder gives {towers[0].config['hidden_size']}"
+        raise UserError(f"{name}: unet.cross_attention_dim is {width}, {told}")
 
 
 def _vae_of(config: RowConfig) -> VAEConfig | None:

@@ -43,11 +43,10 @@ RowCodec = Annotated[PixelCodecConfig | VAECodecConfig | NewVAEConfig, Field(dis
 Condition = Annotated[NoConditionConfig | LabelConditionConfig | TextConditionConfig, Field(discriminator="kind")]
 
 
-def _without_codec(unet: Any, said: Container[str]) -> Any:
+def _refuse_what_follows(said: Container[str]) -> None:
     for name in _OF_CODEC:
         if name in said:
             raise UserError(f"{name} follows from what is diffused: leave it out")
-    return unet
 
 
 class RowConfig(Settings):
@@ -66,7 +65,8 @@ class RowConfig(Settings):
     @field_validator("unet")
     @classmethod
     def _check(cls, unet: dict[str, Any]) -> dict[str, Any]:
-        return _without_codec(unet, unet)
+        _refuse_what_follows(unet)
+        return unet
 
 
 class VAETraining(Settings):
@@ -205,7 +205,7 @@ class CodecComparison(Settings):
     output: Path
     data: SourceConfig | None = None
     side: int | None = Field(default=None, ge=8)
-    held_out: SourceConfig | int | None = None
+    held_out: SourceConfig | Annotated[int, Field(ge=1)] | None = None
     unet: UNetConfig
     process: ProcessConfig = ProcessConfig()
     prediction: Prediction = "epsilon"
@@ -221,7 +221,8 @@ class CodecComparison(Settings):
     @field_validator("unet")
     @classmethod
     def _check_unet(cls, unet: UNetConfig) -> UNetConfig:
-        return _without_codec(unet, unet.model_fields_set)
+        _refuse_what_follows(unet.model_fields_set)
+        return unet
 
     @field_validator("rows")
     @classmethod
@@ -258,6 +259,8 @@ class CodecComparison(Settings):
             return
         if self.data is None or self.held_out is None:
             raise UserError("quality needs `data` to train on and `held_out` to compare with")
+        if self.held_out == self.data:
+            raise UserError("held_out should be other pictures than `data`")
         if new and self.vae is None:
             raise UserError("quality needs trained VAEs: `vae` says how")
         if self.train.lr_schedule != "constant":

@@ -1,29 +1,34 @@
-"""What a comparison of codecs found, as tables for people."""
+"""What a comparison of codecs takes, as tables for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ldm.compare.codecs import DRAWING, ENCODING, TRAINING
-from ldm.compare.equal import Spread, ratios
-from ldm.compare.results import DISTANCE, FLOPS, SECONDS, Results, Saved, seconds_of_picture
+from ldm.compare.equal import Spread
+from ldm.compare.results import Results, mean_peak
 from ldm.evaluate.report import Table
 
 NOTHING = "–"
-_METRICS = (DISTANCE, "kernel distance", "precision", "recall", "density", "coverage", "class coverage")
-_BETTER = {DISTANCE: "↓", "kernel distance": "↓"}
+BUSY = 0.05  # share of the processors from which on other programs are spoken of
 
 
 def told(found: Spread | float | None, unit: str = "") -> str:
-    """A figure with its spread, for people."""
+    """A figure with its spread, for people: three digits, and of the spread two."""
     if found is None:
         return NOTHING
     if isinstance(found, float | int):
-        return f"{found:.3g}{unit}" if found < 1000 else f"{found:,.0f}{unit}"
+        return f"{_digits(found, 3)}{unit}"
     if found.std is None:
         return told(found.mean, unit)
-    return f"{told(found.mean)} ± {found.std:.2g}{unit}"
+    return f"{_digits(found.mean, 3)} ± {_digits(found.std, 2)}{unit}"
+
+
+def _digits(value: float, digits: int) -> str:
+    """Without an exponent where it is large."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
 
 
 def times(found: Spread | float | None) -> str:
@@ -31,262 +36,193 @@ def times(found: Spread | float | None) -> str:
     return told(found, "x")
 
 
-def saved(found: Saved | None) -> str:
-    """How many times less, for people."""
-    return NOTHING if found is None else f"{'> ' if found.at_least else ''}{times(found.times)}"
-
-
-def counted_tables(results: Results) -> dict[str, Table]:
+def counted_table(results: Results) -> dict[str, Table]:
     """What the rows take on paper."""
+    parts = _text_parts(results)
     header = [
         "",
         "numbers diffused",
         "U-Net, M",
         "VAE, M",
-        "training a picture, GFLOPs",
-        "encoding it",
-        "drawing one, GFLOPs",
-        "of these decoding",
+        *(f"{part}, M" for part in parts),
+        "training: GFLOPs of a picture",
+        "TFLOPs of a step",
+        "encoding: GFLOPs of a picture",
+        "drawing: GFLOPs of a picture",
+        "of them decoding",
+        *(f"of them {part}" for part in parts),
         "activations of a batch, MiB",
-        f"training, times less than {results.base}",
-        "drawing",
     ]
-    rows = [_counted(results, name) for name in results.names]
+    rows = [_counted(results, name, parts) for name in results.names]
     notes = [
         "M: million parameters. Operations: a multiplication and an addition are two; norms and activations are not "
-        "counted. Training is forward and backward, with latents and texts from a cache; encoding is what a picture "
-        "takes without one.",
-        f"Drawing: {_drawing(results)}. Activations: kept for the backward pass of "
-        f"{results.counted(results.base)['batch']} pictures.",
+        "counted. Training: forward and backward passes of the U-Net, latents and texts from a cache; encoding is "
+        "what a "
+        "picture takes without one.",
+        f"A step has {results.batch} pictures. Drawing: {drawing_in_words(results)}. Activations: kept for the "
+        "backward "
+        f"pass of {results.counted(results.base)['batch']} pictures.",
     ]
     return {"counted": Table("Counted", header, rows, notes=notes)}
 
 
-def _counted(results: Results, name: str) -> list[str]:
-    one, base = results.counted(name), results.base
-    vae = sum(value for part, value in one["parameters"].items() if part.startswith("VAE"))
-    decoding = one["drawing"].get("VAE decoder", 0)
+def _text_parts(results: Results) -> list[str]:
+    return [part for part in results.counted(results.base)["parameters"] if part.startswith("text")]
+
+
+def _counted(results: Results, name: str, parts: Sequence[str]) -> list[str]:
+    one = results.counted(name)
     figures = [
         one["parameters"]["U-Net"] / 1e6,
-        vae / 1e6,
+        sum(value for part, value in one["parameters"].items() if part.startswith("VAE")) / 1e6,
+        *(one["parameters"][part] / 1e6 for part in parts),
         results.training_flops(name) / 1e9,
+        results.training_flops(name) * results.batch / 1e12,
         one["encoding"] / 1e9,
         results.drawing_flops(name) / 1e9,
-        decoding / 1e9,
+        one["drawing"].get("VAE decoder", 0) / 1e9,
+        *(one["drawing"].get(part, 0) / 1e9 for part in parts),
         sum(one["activations"].values()) / 2**20,
-        results.training_flops(base) / results.training_flops(name),
-        results.drawing_flops(base) / results.drawing_flops(name),
     ]
     return [name, f"{one['numbers']:,}", *(told(figure) if figure else NOTHING for figure in figures)]
 
 
-def _drawing(results: Results) -> str:
+def drawing_in_words(results: Results) -> str:
+    """How pictures are drawn."""
     draw = results.data["asked"]["draw"]
     guided = f", guidance {draw['guidance']:g}" if draw["guidance"] != 1 else ""
     return f"{draw['sampler']}, {draw['steps']} steps{guided}"
 
 
-def timed_tables(results: Results) -> dict[str, Table]:
+def saving_table(results: Results) -> dict[str, Table]:
+    """How many times less each row takes: on paper, and by the clock."""
+    header = ["", "training: fewer operations", "faster", "the same, encoding in each step: fewer operations", "faster"]
+    header += ["drawing: fewer operations", "faster"]
+    rows = [_saving(results, name) for name in results.names]
+    notes = [
+        f"Times {results.base}; faster: more pictures a second, in the same turn. A model that is trained without a "
+        "cache "
+        "of latents encodes each picture in each step, as the training in the latent diffusion paper did."
+    ]
+    if not results.is_timed:
+        notes = [f"Times {results.base}. Nothing was timed."]
+    return {"saving": Table(f"How many times cheaper than {results.base}", header, rows, notes=notes)}
+
+
+def _saving(results: Results, name: str) -> list[str]:
+    base, is_base = results.base, name == results.base
+    encoding = results.counted(name)["encoding"]
+    training, drawing = results.training_flops(name), results.drawing_flops(name)
+    faster = [
+        results.times_faster(name, TRAINING),
+        results.times_faster(name, ENCODING, base, TRAINING),
+        results.times_faster(name, DRAWING),
+    ]
+    clock = [times(1.0 if is_base and found else found) for found in faster]
+    again = [times(results.training_flops(base) / (training + encoding)), clock[1]] if encoding else [NOTHING, NOTHING]
+    paper = times(results.training_flops(base) / training), times(results.drawing_flops(base) / drawing)
+    return [name, paper[0], clock[0], *again, paper[1], clock[2]]
+
+
+def timed_table(results: Results) -> dict[str, Table]:
     """What the rows take on this machine."""
     header = [
         "",
-        "training, pictures/s",
-        f"times {results.base}",
-        "encoding each time",
-        "drawing a picture, s",
+        "training: pictures/s",
+        "encoding in each step: pictures/s",
+        "training: GFLOP/s reached",
+        "of the machine's peak",
+        "drawing: s of a picture",
         "of it decoding",
-        f"times faster than {results.base}",
-        "training reaches, GFLOP/s",
-        "of the peak",
-        "peak memory training, MiB",
-        "drawing",
+        "training: peak memory, MiB",
+        "drawing: peak memory, MiB",
     ]
     rows = [_timed(results, name) for name in results.names]
-    timing, peak = results.data["asked"]["timing"], results.data["timed"]["peak"]
-    reserved = "; allocated / reserved" if _on_gpu(results) else ", resident, with Python and its libraries"
+    return {"timed": Table("Timed", header, rows, notes=_conditions(results))}
+
+
+def _conditions(results: Results) -> list[str]:
+    timing, draw = results.data["asked"]["timing"], results.data["asked"]["draw"]
+    turns = [turn for name in results.names for turn in results.turns(name, DRAWING)]
+    together = turns[0]["together"] if turns else 0
+    drawing = drawing_in_words(results)
+    if timing["draw_steps"] and timing["draw_steps"] < draw["steps"]:
+        drawing += f", of which {timing['draw_steps']} are timed, the others taken to last as long"
     notes = [
-        f"Mean and standard deviation over {timing['rounds']} turns, in each of which every row is measured once, in a "
-        f"process of its own; ratios are of the same turn. A step trains {results.batch} pictures; "
-        f"{timing['batch_size']} are drawn together ({_drawing(results)}).",
-        f"The machine's peak is {peak / 1e9:,.0f} GFLOP/s, measured on large products and convolutions in the "
-        f"precision of training. Memory: the largest of the turns{reserved}.",
+        f"Mean and standard deviation over {timing['rounds']} turns, in each of which every row is measured in a "
+        f"process of its own. A step trains {results.batch} pictures; {together} are drawn together ({drawing}).",
+        f"The machine's peak: {mean_peak(results) / 1e9:,.0f} GFLOP/s, measured in each turn on large products and "
+        "convolutions in the precision of training.",
     ]
-    return {"timed": Table("Timed", header, rows, notes=notes)}
-
-
-def _on_gpu(results: Results) -> bool:
-    turns = [turn for name in results.names for turn in results.turns(name, DRAWING) + results.turns(name, TRAINING)]
-    return any(turn["reserved"] is not None for turn in turns)
+    if any(turn["reserved"] is not None for turn in turns):
+        notes.append("Memory: the most of all turns, allocated / reserved on the GPU.")
+    else:
+        beyond = "in brackets beyond Python, its libraries and, in drawing, the model"
+        notes.append(f"Memory: the most of all turns, resident; {beyond}.")
+    others = results.others
+    if others is not None and others > BUSY:
+        notes.append(f"Other programs were at work: they took up to {others:.0%} of the processors in a turn.")
+    return notes
 
 
 def _timed(results: Results, name: str) -> list[str]:
+    def over(kind: str, find: Callable[[dict[str, Any]], float]) -> str:
+        return told(results.over_turns(name, kind, find))
+
     def rate(turn: dict[str, Any]) -> float:
         return turn["samples"] / turn["seconds"]
 
-    def reached(turn: dict[str, Any]) -> float:
-        return turn["flops"] / turn["seconds"]
-
-    speed = results.over_turns(name, TRAINING, reached)
+    peak = mean_peak(results)
+    reached = results.over_turns(name, TRAINING, lambda turn: turn["flops"] / turn["seconds"] / 1e9)
+    decodes = bool(results.counted(name)["encoding"])
     return [
         name,
-        told(results.over_turns(name, TRAINING, rate)),
-        _faster(results, name, TRAINING),
-        told(results.over_turns(name, ENCODING, rate)),
-        told(results.over_turns(name, DRAWING, lambda turn: turn["seconds"])),
-        told(
-            results.over_turns(name, DRAWING, lambda turn: turn["decoding"])
-            if results.counted(name)["encoding"]
-            else None
-        ),
-        _faster(results, name, DRAWING),
-        told(speed and speed.mean / 1e9),
-        NOTHING if speed is None else f"{speed.mean / results.data['timed']['peak']:.0%}",
+        over(TRAINING, rate),
+        over(ENCODING, rate),
+        told(reached),
+        NOTHING if reached is None else f"{reached.mean * 1e9 / peak:.0%}",
+        over(DRAWING, lambda turn: turn["seconds"]),
+        over(DRAWING, lambda turn: turn["decoding"]) if decodes else NOTHING,
         _memory(results.turns(name, TRAINING)),
         _memory(results.turns(name, DRAWING)),
     ]
 
 
-def _faster(results: Results, name: str, kind: str) -> str:
-    return times(1 if name == results.base else results.times_faster(name, kind))
-
-
 def _memory(turns: Sequence[dict[str, Any]]) -> str:
-    known = [turn["memory"] for turn in turns if turn["memory"] is not None]
+    known = [turn for turn in turns if turn["memory"] is not None]
     if not known:
         return NOTHING
-    reserved = max((turn["reserved"] for turn in turns if turn["reserved"] is not None), default=None)
-    return f"{max(known):,.0f}" + ("" if reserved is None else f" / {reserved:,.0f}")
+    most = max(known, key=lambda turn: turn["memory"])
+    beside = f" ({most['beyond']:,.0f})" if most["reserved"] is None else f" / {most['reserved']:,.0f}"
+    return f"{most['memory']:,.0f}{beside}"
 
 
 def published_table(results: Results) -> dict[str, Table]:
     """Others' ratios beside ours; empty where there are none for these pictures."""
     wanted = [one for one in results.data["asked"]["published"] if one["side"] in (None, results.data["side"])]
-    header = ["pictures a second", "published", "here", "operations, here", "where"]
+    header = ["times as many pictures a second", "published", "here", "operations, here", "where"]
     rows = [row for one in wanted for row in _beside(results, one)]
-    return {"published": Table("Beside what was published", header, rows)} if rows else {}
+    notes = [
+        "Published figures are of other networks on other machines; what can be compared is the order. Ratios here "
+        "are below "
+        "those of operations where the smaller row leaves more of the machine idle, or spends more of its time on "
+        "what is "
+        "not multiplied."
+    ]
+    return {"published": Table("Beside what was published", header, rows, notes=notes)} if rows else {}
 
 
 def _beside(results: Results, one: dict[str, Any]) -> Iterator[list[str]]:
     """A ratio of somebody else's, and the same of ours; in training with latents from a cache, and without."""
     row, base, what = one["row"], one["base"], one["what"]
-    theirs = [f"{what}, {row} to {base}", times(one["ratio"])]
+    name, theirs = f"{what}, {row} to {base}", times(one["ratio"])
     if what == "sampling":
         flops = results.drawing_flops(base) / results.drawing_flops(row)
-        yield [*theirs, times(_faster_than(results, row, base, DRAWING, DRAWING)), times(flops), one["where"]]
+        yield [name, theirs, times(results.times_faster(row, DRAWING, base)), times(flops), one["where"]]
         return
-    encoding = results.training_flops(row) + results.counted(row)["encoding"]
-    for title, kind, flops in (
-        ("cached latents", TRAINING, results.training_flops(row)),
-        ("encoding", ENCODING, encoding),
-    ):
-        ours = _faster_than(results, row, base, kind, TRAINING)
-        name = f"{theirs[0]}, {title}"
-        yield [name, theirs[1], times(ours), times(results.training_flops(base) / flops), one["where"]]
-
-
-def _faster_than(results: Results, row: str, base: str, kind: str, base_kind: str) -> Spread | None:
-    mine, theirs = results.turns(row, kind), results.turns(base, base_kind)
-    if not mine or not theirs:
-        return None
-    return ratios([seconds_of_picture(turn) for turn in theirs], [seconds_of_picture(turn) for turn in mine])
-
-
-def quality_tables(results: Results) -> dict[str, Table]:
-    """How good pictures are, at equal steps and at equal means."""
-    seeds = len(results.data["asked"]["quality"]["seeds"])
-    note = f"Mean ± standard deviation over {seeds} seeds. {_against(results)}"
-    return {
-        "end": _at_the_end(results, note),
-        "steps": _by_steps(results, note),
-        "equal": _equal(results, note),
-    }
-
-
-def _against(results: Results) -> str:
-    count, real = results.data["asked"]["quality"]["count"], results.data["quality"]["real"]
-    judge = results.data["quality"]["judge"]
-    trusted = "" if judge is None else f"; the judge recognises {judge['accuracy']:.1%} of them"
-    return f"{count:,} pictures against {real['against']}, in the features of {results.features}{trusted}."
-
-
-def _at_the_end(results: Results, note: str) -> Table:
-    metrics = [name for name in _METRICS if any(m["name"] == name for m in results.last(results.base)[0]["metrics"])]
-    real = {metric["name"]: metric["value"] for metric in results.data["quality"]["real"]["metrics"]}
-    rows = [["real: training pictures", *(told(real.get(metric)) for metric in metrics)]]
-    for name in results.names:
-        rows.append([name, *(told(results.measured(name, metric, -1)) for metric in metrics)])
-    header = ["", *(f"{metric} {_BETTER.get(metric, '↑')}" for metric in metrics)]
-    return Table(f"After {results.marks[-1]:,} steps", header, rows, notes=[note])
-
-
-def _by_steps(results: Results, note: str) -> Table:
-    marks = results.marks
-    rows = [[name, *(told(results.measured(name, DISTANCE, k)) for k in range(len(marks)))] for name in results.names]
-    return Table(f"{DISTANCE} after so many steps", ["", *(f"{mark:,}" for mark in marks)], rows, notes=[note])
-
-
-def _equal(results: Results, note: str) -> Table:
-    header = ["", "its distance in the end"]
-    for means in (FLOPS, SECONDS):
-        header += [f"{results.base} with its {means}", f"{means} saved to the distance of {results.base}"]
-    rows = []
-    for name in results.names[1:]:
-        row = [name, told(results.measured(name, DISTANCE, -1))]
-        for means in (FLOPS, SECONDS):
-            row += [_or_first(results, name, means), saved(results.saved(name, means))]
-        rows.append(row)
-    notes = [
-        note,
-        f"With its {FLOPS} (or {SECONDS}): the distance of {results.base} when as much was spent on it as all of the "
-        "row's training took, between the points that were looked at; > is its distance at the first of them, which "
-        "had taken more already. Saved: how many times less the row took to come to where "
-        f"{results.base} came in the end; > where it was there when it was first looked at; {NOTHING} where it never "
-        "was.",
-        "The training of VAEs is not in these: it is done once for all that is trained in their latents.",
-    ]
-    return Table("With equal operations and equal seconds", header, rows, notes=notes)
-
-
-def _or_first(results: Results, name: str, means: str) -> str:
-    found = results.base_at(name, means)
-    own, base = results.curves(name, means), results.curves(results.base, means)
-    if found is None and own is not None and base is not None and own[0][-1].spent < base[0][0].spent:
-        return f"> {told(results.measured(results.base, DISTANCE, 0))}"
-    return told(found)
-
-
-def autoencoder_table(results: Results) -> dict[str, Table]:
-    """What VAEs lose, and what they took; empty where there are none."""
-    rows = [_autoencoder(results, name) for name in results.data["quality"]["ceilings"]]
-    header = [
-        "",
-        "PSNR, dB ↑",
-        "SSIM ↑",
-        "perceptual distance ↓",
-        f"{DISTANCE} ↓",
-        "training it, TFLOPs",
-        "seconds",
-        "encoding all, pictures/s",
-        "latents, MB",
-    ]
-    notes = [
-        "Held-out pictures, encoded and decoded, against themselves: what no model in these latents can do better. "
-        "Perceptual distance: 1 is as far as another picture."
-    ]
-    return {"autoencoders": Table("What the VAEs lose", header, rows, notes=notes)} if rows else {}
-
-
-def _autoencoder(results: Results, name: str) -> list[str]:
-    lost = {metric["name"]: metric["value"] for metric in results.data["quality"]["ceilings"][name]["metrics"]}
-    found = [lost.get(metric) for metric in ("PSNR", "SSIM", "perceptual distance", DISTANCE)]
-    trained, cached = results.data["autoencoders"].get(name, {}), results.data["caches"][name]
-    flops = results.counted(name)["vae_training"]
-    rate = cached["pictures"] / cached["seconds"] if cached["seconds"] else None
-    return [
-        name,
-        *(told(value) for value in found),
-        told(flops / 1e12) if flops else NOTHING,
-        told(trained.get("seconds")),
-        told(rate),
-        told(cached["bytes"] / 1e6),
-    ]
+    whole, once = results.training_flops(base), results.training_flops(row)
+    encoding = once + results.counted(row)["encoding"]
+    ours = results.times_faster(row, ENCODING, base, TRAINING)
+    yield [f"{name}, encoding in each step", theirs, times(ours), times(whole / encoding), one["where"]]
+    ours = results.times_faster(row, TRAINING, base)
+    yield [f"{name}, latents kept", theirs, times(ours), times(whole / once), one["where"]]

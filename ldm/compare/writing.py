@@ -2,7 +2,7 @@
 
 FOLDER/report.md, report.html     the same; the page has its plots and pictures inside
 FOLDER/results.json               every number
-FOLDER/tables/NAME.csv            the tables
+FOLDER/results.csv                the figures of the tables, one in a line
 FOLDER/NAME.png                   plots and pictures
 """
 
@@ -11,16 +11,33 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldm.evaluate.html_page import document, escaped, figure, listed, table_of
 from ldm.evaluate.plots import Plot
 from ldm.evaluate.report import Table, table_lines
 from ldm.publishing import disk_trouble, write_whole
+
+
+class Figure(NamedTuple):
+    """One number.
+
+    Attributes:
+        row: of the comparison.
+        what: was measured, with its unit.
+        value: the number.
+        of: what it is of: a turn, a seed and step; empty for what is counted.
+        features: the network in whose features it was measured, if it was.
+    """
+
+    row: str
+    what: str
+    value: float
+    of: str = ""
+    features: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,11 +67,13 @@ class Report:
         title: of the page.
         heading: what was compared, by what and where, line by line.
         sections: in order.
+        figures: for ``results.csv``.
     """
 
     title: str
     heading: list[str]
     sections: list[Section]
+    figures: list[Figure] = field(default_factory=list)
 
 
 def write_report(folder: Path, report: Report, data: dict[str, Any]) -> None:
@@ -70,17 +89,19 @@ def write_report(folder: Path, report: Report, data: dict[str, Any]) -> None:
     """
     text = json.dumps(data, indent=1, ensure_ascii=False, default=str)
     files: dict[str, bytes] = {"results.json": (text + "\n").encode()}
+    files["results.csv"] = _csv(report.figures)
     files["report.md"] = markdown(report).encode()
     files["report.html"] = page(report).encode()
     for section in report.sections:
-        files |= {f"tables/{name}.csv": _csv(table) for name, table in section.tables.items()}
         files |= {f"{name}.png": plot.png for name, (_, plot) in section.plots.items()}
         files |= {f"{name}.png": png for name, (_, png) in section.pictures.items()}
     with disk_trouble(str(folder)):
-        shutil.rmtree(folder / "tables", ignore_errors=True)  # of rows that are no more
+        for old in folder.glob("*.png"):  # of rows that are no more
+            if old.name not in files:
+                old.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             place = folder / name
-            place.parent.mkdir(parents=True, exist_ok=True)
             write_whole(place, lambda path, content=content: path.write_bytes(content))
 
 
@@ -122,7 +143,7 @@ def _parts(report: Report) -> Iterator[str]:
             yield figure(name, "png", png, title)
 
 
-def _csv(table: Table) -> bytes:
+def _csv(figures: Sequence[Figure]) -> bytes:
     held = io.StringIO()
-    csv.writer(held, lineterminator="\n").writerows([table.header, *table.rows])
+    csv.writer(held, lineterminator="\n").writerows([Figure._fields, *figures])
     return held.getvalue().encode()

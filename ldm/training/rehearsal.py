@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ldm.training.tasks import Task
 from ldm.training.trainer import Trainer, seed_weights
 
 STEPS = 3
+_ENDLESS = 10**9  # steps that a rehearsal could take
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,23 @@ class Rehearsed:
 
 
 def rehearse(
-    run: RunSettings, look: Callable[[Task], Any] = lambda task: None, steps: int = STEPS
+    run: RunSettings,
+    look: Callable[[Task], Any] = lambda task: None,
+    *,
+    steps: int = STEPS,
+    least: float = 0.0,
+    sheet: bool = True,
 ) -> tuple[Rehearsed, Any]:
-    """Set a run up, take one step to warm up and ``steps`` that are timed, draw a sheet, and forget it all.
+    """Set a run up, take one step to warm up and some that are timed, draw a sheet, and forget it all.
 
     A step before those has its operations counted, without compilation, whose graphs a counter does not see.
 
     Args:
         run: its settings; nothing is written to its folder but what it makes before it begins, such as a cache.
         look: is given the task.
-        steps: to be timed.
+        steps: to be timed at least.
+        least: seconds that are timed at least.
+        sheet: draw one; without, its seconds are 0, and its memory is not in the peak.
 
     Returns:
         What was measured in this process, and what ``look`` returned.
@@ -79,17 +88,19 @@ def rehearse(
         seed_weights(run.seed)
         task = build_task(run, accelerator.device)
         trainer = Trainer(run, task, accelerator, team, provenance(run))
-        train = run.train.model_copy(update={"steps": steps + 2})
-        source = batches(task.samples, 0, train, team, accelerator.device)
+        train = run.train.model_copy(update={"steps": _ENDLESS})
         meter = Meter()
-        flops, _, _ = _take(trainer, source, meter, counted=True)
-        _take(trainer, source, meter)  # where compilation happens
-        timed = [_take(trainer, source, meter)[1:] for _ in range(steps)]
+        with contextlib.closing(batches(task.samples, 0, train, team, accelerator.device)) as source:
+            flops, _, _ = _take(trainer, source, meter, counted=True)
+            _take(trainer, source, meter)  # where compilation happens
+            timed: list[tuple[float, float]] = []
+            while len(timed) < steps or sum(whole for whole, _ in timed) < least:
+                timed.append(_take(trainer, source, meter)[1:])
         modules = [*task.players.values()]
         found = Rehearsed(
             seconds=median(whole for whole, _ in timed),
             waited=median(waited for _, waited in timed),
-            sheet=_sheet(trainer),
+            sheet=_sheet(trainer) if sheet else 0.0,
             flops=flops,
             memory=peak_memory(accelerator.device),
             reserved=_reserved(accelerator.device),
