@@ -15,6 +15,10 @@ class UserError(ValueError):
     """A mistake the user can mend: the message says what is wrong, where, and what would be right."""
 
 
+class NotFinite(UserError):
+    """A training whose loss or gradient is no number."""
+
+
 class IdleError(UserError):
     """A setting that would do nothing beside the others.
 

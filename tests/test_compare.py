@@ -16,14 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from ldm.cli import app
-from ldm.compare.codecs import DRAWING, ENCODING, TRAINING, compare_codecs, count_codecs
+from ldm.compare.codecs import DRAWING, ENCODING, TRAINING, compare_codecs, count_codecs, pictures_of
 from ldm.compare.counted import asks_of
 from ldm.compare.equal import Point, spent_for
 from ldm.compare.isolated import in_own_process
 from ldm.compare.ready import NOWHERE, make_ready
 from ldm.compare.report import report_of
 from ldm.compare.results import DISTANCE, FLOPS, SECONDS, Results
-from ldm.compare.rows import material_of, rows_of
+from ldm.compare.rows import rows_of
 from ldm.compare.settings import CodecComparison, DrawingConfig
 from ldm.compare.stages import Stages
 from ldm.compare.timed import Timing, time_drawing, time_training
@@ -86,7 +86,7 @@ CONVOLUTIONS = {**TINY["unet"], "attention": [False, False], "mid_attention": Fa
 def test_operations_of_training_are_those_that_a_step_takes(tmp_path: Path) -> None:
     """Counted on paper, against torch's counter on a real forward and backward pass of the same network."""
     told = tiny(tmp_path, unet=CONVOLUTIONS)
-    row = rows_of(told, material_of(told))[0]
+    row = rows_of(told, pictures_of(told))[0]
     found = count_codecs(told)["counted"]["pixels"]
     net = UNet(row.shape.net)  # pyright: ignore[reportArgumentType]
     assert found["parameters"]["U-Net"] == sum(p.numel() for p in net.parameters())
@@ -126,7 +126,7 @@ def test_guidance_asks_twice(tmp_path: Path) -> None:
 
 def test_what_is_timed_is_what_was_counted(tmp_path: Path) -> None:
     told = tiny(tmp_path)
-    material = material_of(told)
+    material = pictures_of(told)
     ready = [make_ready(row, material.as_told(), Stages(tmp_path, 9)) for row in rows_of(told, material)]
     counted = count_codecs(told)["counted"]
     timing = Timing(2, 4, 1, told.draw)
@@ -469,11 +469,11 @@ def test_what_hours_of_training_would_end_in_is_told_at_once(
 ) -> None:
     comparison = tiny(tmp_path, **changes)
     with pytest.raises(UserError, match=re.escape(told)):
-        rows_of(comparison, material_of(comparison))
+        rows_of(comparison, pictures_of(comparison))
     assert not [*tmp_path.iterdir()]
 
 
 def test_pictures_that_no_vae_divides_are_refused(tmp_path: Path) -> None:
     told = tiny(tmp_path, data={"source": "mnist", "size": 30, "limit": 240})
     with pytest.raises(UserError, match="f = 4: pictures of 30 x 30 are no multiple of 4"):
-        rows_of(told, material_of(told))
+        rows_of(told, pictures_of(told))

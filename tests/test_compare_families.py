@@ -16,9 +16,9 @@ from tiny_runs import config, digits, judge_file
 from torch import Tensor
 
 from ldm.compare.drawers import GeneratorDrawer, PipelineDrawer, PriorDrawer
-from ldm.compare.families import compare_families, count_families, mark_diverged
+from ldm.compare.families import compare_families, count_families, mark_diverged, pictures_of
 from ldm.compare.family_report import REAL, report
-from ldm.compare.family_runs import material_of, rows_of
+from ldm.compare.family_runs import rows_of
 from ldm.compare.family_settings import FamilyComparison, FamilyDrawing
 from ldm.compare.writing import markdown, write_report
 from ldm.config import read_tree, validate
@@ -166,7 +166,7 @@ def test_what_is_done_is_not_done_again(
 def test_distances_are_those_of_the_pictures_to_the_held_out(told: FamilyComparison, data: dict[str, Any]) -> None:
     network = open_features(told.quality.features[0], torch.device("cpu"))
     source = open_source(told.data)
-    held = open_source(material_of(told).held_out)
+    held = open_source(pictures_of(told).held_out)
     reference = network.describe(torch.stack([held.read(k).image for k in range(len(held))]))
     assert len(held) + 26 == len(source)
     for seeds in data["seeds"].values():
@@ -281,7 +281,7 @@ def test_a_dry_run_counts_the_same_and_trains_nothing(folder: Path, data: dict[s
 def test_the_families_of_the_repository_are_of_one_size() -> None:
     file = ROOT / "configs" / "compare" / "families.yaml"
     told = validate(read_tree(file, [f"data.path={digits()}", "held_out=20"]), str(file), FamilyComparison)
-    sizes = [row.parameters()[0] for row in rows_of(told.beside(file), material_of(told))]
+    sizes = [row.parameters()[0] for row in rows_of(told.beside(file), pictures_of(told))]
     assert len(sizes) == 8
     assert max(sizes) < 1.1 * min(sizes)
     assert 1.8e6 < min(sizes) < 2.2e6

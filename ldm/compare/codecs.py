@@ -11,9 +11,10 @@ from ldm.compare.counted import count_all
 from ldm.compare.isolated import in_own_process
 from ldm.compare.learning import Learning
 from ldm.compare.machine import machine
+from ldm.compare.material import Material, make_noise, material_of, noise_of
 from ldm.compare.others import others_at_work
 from ldm.compare.ready import NOWHERE, Ready, make_ready
-from ldm.compare.rows import Material, Row, make_noise, material_of, rows_of
+from ldm.compare.rows import Row, rows_of
 from ldm.compare.settings import CodecComparison, TimingConfig
 from ldm.compare.stages import Found, Stages
 from ldm.compare.timed import Timing, time_drawing, time_peak, time_training
@@ -33,15 +34,27 @@ def compare_codecs(told: CodecComparison) -> Found:
         UserError: anything the user can mend.
         Stopped: a signal asked for it; the same call goes on from there.
     """
-    material = material_of(told)
+    material = pictures_of(told)
     return _Comparison(told, material, rows_of(told, material)).found()
 
 
 def count_codecs(told: CodecComparison) -> Found:
     """What there is to be said before anything is trained or timed; nothing is written."""
-    material = material_of(told)
+    material = pictures_of(told)
     rows = rows_of(told, material)
     return {**_asked(told, material), "counted": _by_name(rows, count_all(rows))}
+
+
+def pictures_of(told: CodecComparison) -> Material:
+    """The pictures of a comparison; those of noise are yet to be made.
+
+    Raises:
+        UserError: see ``ldm.compare.material.material_of``.
+    """
+    if told.data is None:
+        assert told.side is not None
+        return noise_of(told.output, told.side)
+    return material_of(told.data, told.held_out, told.side, told.quality)
 
 
 def _asked(told: CodecComparison, material: Material) -> Found:

@@ -19,12 +19,12 @@ from typing import Any
 
 from ldm.compare.drawers import open_drawer
 from ldm.compare.family_jury import FamilyJury, keep_pictures
-from ldm.compare.family_runs import Row, Training, material_of, rows_of
+from ldm.compare.family_runs import Row, Training, rows_of
 from ldm.compare.family_settings import FamilyComparison
 from ldm.compare.family_work import draw_timed, train_once
 from ldm.compare.machine import machine
+from ldm.compare.material import Material, material_of
 from ldm.compare.quality import make_judge
-from ldm.compare.rows import Material
 from ldm.compare.stages import Found, Stages
 from ldm.weights.model import resolve
 
@@ -43,14 +43,23 @@ def compare_families(told: FamilyComparison) -> Found:
         UserError: anything the user can mend.
         Stopped: a signal asked for it; the same call goes on from there.
     """
-    material = material_of(told)
+    material = pictures_of(told)
     return _Comparison(told, material, rows_of(told, material)).found()
 
 
 def count_families(told: FamilyComparison) -> Found:
     """What there is to be said before anything is trained."""
-    material = material_of(told)
+    material = pictures_of(told)
     return {**_asked(told, material), "counted": {row.name: row.counted() for row in rows_of(told, material)}}
+
+
+def pictures_of(told: FamilyComparison) -> Material:
+    """The pictures of a comparison.
+
+    Raises:
+        UserError: see ``ldm.compare.material.material_of``.
+    """
+    return material_of(told.data, told.held_out, None, told.quality)
 
 
 def _asked(told: FamilyComparison, material: Material) -> Found:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ldm.accel import pick_device
+from ldm.compare.material import Material
 from ldm.compare.quality import ALONE
-from ldm.compare.rows import Material
 from ldm.compare.stages import Found
 from ldm.evaluate.evaluation import Evaluator
 from ldm.evaluate.features import JudgeFeatures

@@ -11,7 +11,7 @@ import torch
 
 from ldm.compare.counted import asks_of
 from ldm.compare.family_settings import FamilyComparison, FamilyRow
-from ldm.compare.rows import Material
+from ldm.compare.material import Material
 from ldm.compare.settings import DrawingConfig
 from ldm.compare.stages import Found
 from ldm.config import load_config
@@ -21,7 +21,7 @@ from ldm.cost.drawing import count_drawing
 from ldm.cost.inventory import Decoding, networks_of
 from ldm.cost.of_run import HALF, steps_of
 from ldm.cost.step import Step, count_step
-from ldm.data.sources import SplitConfig, open_source
+from ldm.data.sources import open_source
 from ldm.diffusion.settings import ProcessConfig
 from ldm.errors import IdleError, UserError
 from ldm.flops import count_flops
@@ -256,24 +256,3 @@ def _checked(run: Run, at: str, side: int) -> Trained:
     if own != side:
         raise UserError(f"{at}: sample_size is {own}, but the pictures are {side} x {side}")
     return run
-
-
-# ---------------------------------------------------------------------------------- the pictures
-
-
-def material_of(told: FamilyComparison) -> Material:
-    """The pictures of a comparison.
-
-    Raises:
-        UserError: they cannot be opened, or are not all squares of one size.
-    """
-    source = open_source(told.data)
-    sizes = [] if source.sizes is None else torch.unique(source.sizes, dim=0).tolist()
-    if len(sizes) != 1 or sizes[0][0] != sizes[0][1]:
-        raise UserError(f"data: the pictures of {source.name} are not all squares of one size, as families need")
-    train, held_out = told.data, told.held_out
-    if isinstance(held_out, int):
-        whole, count = told.data, held_out
-        train = SplitConfig(source="split", of=whole, hold_out=count, part="train")
-        held_out = SplitConfig(source="split", of=whole, hold_out=count, part="held_out")
-    return Material(train, held_out, int(sizes[0][0]), source.channels)

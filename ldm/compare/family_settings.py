@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from ldm.compare.settings import JudgeTraining
+from ldm.compare.settings import Judging
 from ldm.data.sources import SourceConfig
 from ldm.errors import UserError
 from ldm.schema import Settings
@@ -36,35 +36,15 @@ class FamilyRow(Settings):
     draw: FamilyDrawing | None = None
 
 
-class FamilyQuality(Settings):
-    """How what is drawn is measured.
+class FamilyQuality(Judging):
+    """How what families draw is measured.
 
     Attributes:
-        seeds: everything is trained from each.
-        count: pictures drawn by each row for each seed.
-        batch_size: of them drawn together, and timed.
-        features: networks in which pictures are compared, as ``ldm evaluate --features`` takes them.
-        judge: train one, and compare in its features too; the first of all then.
         diverged: a seed whose distance is more than so many times the median over the seeds of its row counts as
             diverged, as one does whose loss was not finite.
     """
 
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    count: int = Field(default=1000, ge=10)
-    batch_size: int = Field(default=100, ge=1)
-    features: tuple[str, ...] = ()
-    judge: JudgeTraining | None = None
     diverged: float = Field(default=2.0, gt=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> FamilyQuality:
-        if not self.features and self.judge is None:
-            raise UserError(
-                "quality needs a network to compare pictures in: `judge: {}` for labelled digits, or features"
-            )
-        if len(set(self.seeds)) < len(self.seeds):
-            raise UserError("the seeds of quality.seeds should be different")
-        return self
 
 
 class FamilyComparison(Settings):
@@ -82,7 +62,7 @@ class FamilyComparison(Settings):
     compare: Literal["families"]
     output: Path
     data: SourceConfig
-    held_out: SourceConfig | int
+    held_out: SourceConfig | Annotated[int, Field(ge=1)]
     quality: FamilyQuality
     rows: tuple[FamilyRow, ...] = Field(min_length=1)
 

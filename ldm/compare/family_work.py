@@ -10,15 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm.compare.drawers import Drawer
+from ldm.compare.ready import training_seconds
 from ldm.compare.stages import Found
 from ldm.compare.timed import SHORTEST
-from ldm.errors import UserError
+from ldm.errors import NotFinite
 from ldm.images import to_bytes
-from ldm.training.journal import read_log
 from ldm.training.kinds import Run
 from ldm.training.run import Resume, train
-
-_NOT_FINITE = "was not finite"  # how training says that a loss or gradient was no number
 
 
 def train_once(run: Run) -> Found:
@@ -33,20 +31,9 @@ def train_once(run: Run) -> Found:
     """
     try:
         train(run, resume=Resume.IF_ANY)
-    except UserError as error:
-        if _NOT_FINITE not in str(error):
-            raise
+    except NotFinite as error:
         return {"diverged": str(error)}
     return {"seconds": training_seconds(run)}
-
-
-def training_seconds(run: Run) -> float:
-    """How long a run has trained, by its log: pictures, checkpoints and caches on the way are not in it."""
-    lines = [line for line in read_log(run.output / "log.jsonl") if "images_per_second" in line]
-    first = [0, *(line["step"] for line in lines)]
-    samples = run.train.batch_size * run.train.gradient_accumulation
-    done = zip(first, lines, strict=False)
-    return sum((line["step"] - before) * samples / line["images_per_second"] for before, line in done)
 
 
 def draw_timed(drawer: Drawer, count: int, batch_size: int, title: str) -> tuple[Tensor, float]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm.accel import pick_device
+from ldm.compare.material import Material
 from ldm.compare.quality import Jury, make_judge, model_after
 from ldm.compare.ready import Ready
-from ldm.compare.rows import Material
 from ldm.compare.settings import CodecComparison
 from ldm.compare.stages import Found, Stages
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ldm.codec import VAECodec
-from ldm.compare.rows import Material
+from ldm.compare.material import Material
 from ldm.compare.settings import CodecComparison, JudgeTraining
 from ldm.compare.stages import Found
 from ldm.errors import UserError

@@ -12,7 +12,7 @@ from ldm.models.vae import AutoencoderKL
 from ldm.publishing import replacing
 from ldm.training.journal import read_log
 from ldm.training.run import Resume, train
-from ldm.training.settings import DiffusionRun, VAECodecConfig, VAERun
+from ldm.training.settings import DiffusionRun, RunSettings, VAECodecConfig, VAERun
 from ldm.training.trainer import seed_weights
 from ldm.weights.components import save_module
 from ldm.weights.files import write_json
@@ -104,11 +104,11 @@ def _first(row: Row, place: Path) -> Found:
 
 def _trained(run: VAERun) -> Found:
     train(run, resume=Resume.IF_ANY)
-    return {"folder": run.output.name, "seconds": _seconds(run)}
+    return {"folder": run.output.name, "seconds": training_seconds(run)}
 
 
-def _seconds(run: VAERun) -> float:
-    """That a run has trained, by its log; pictures and checkpoints on the way are not in it."""
+def training_seconds(run: RunSettings) -> float:
+    """How long a run has trained, by its log: pictures, checkpoints and caches on the way are not in it."""
     lines = [line for line in read_log(run.output / "log.jsonl") if "images_per_second" in line]
     before = [0, *(line["step"] for line in lines)]
     samples = run.train.batch_size * run.train.gradient_accumulation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -96,12 +96,11 @@ class JudgeTraining(Settings):
     learning_rate: float = Field(default=4e-3, gt=0)
 
 
-class QualityConfig(Settings):
-    """How the quality of what is drawn is measured.
+class Judging(Settings):
+    """How the quality of what is drawn is measured, whatever draws it.
 
     Attributes:
-        seeds: a U-Net is trained from each.
-        points: how often on the way: at the end, at half of the steps, at a quarter, ...
+        seeds: everything that differs by chance is trained from each.
         count: pictures drawn each time.
         batch_size: of them drawn together.
         features: networks in which pictures are compared, as ``ldm evaluate --features`` takes them.
@@ -109,14 +108,13 @@ class QualityConfig(Settings):
     """
 
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    points: int = Field(default=4, ge=1)
     count: int = Field(default=1000, ge=10)
     batch_size: int = Field(default=50, ge=1)
     features: tuple[str, ...] = ()
     judge: JudgeTraining | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> QualityConfig:
+    def _check(self) -> Self:
         if not self.features and self.judge is None:
             raise UserError(
                 "quality needs a network to compare pictures in: `judge: {}` for labelled digits, or features"
@@ -124,6 +122,16 @@ class QualityConfig(Settings):
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError("the seeds of quality.seeds should be different")
         return self
+
+
+class QualityConfig(Judging):
+    """How the quality of codecs is measured.
+
+    Attributes:
+        points: how often on the way: at the end, at half of the steps, at a quarter, ...
+    """
+
+    points: int = Field(default=4, ge=1)
 
 
 class TimingConfig(Settings):

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldm.cost.counting import Kind, Work, Works, add_all
-from ldm.cost.diffusion_step import DiffusionStep
+from ldm.cost.diffusion_step import UNET, DiffusionStep
 from ldm.cost.inventory import Network, networks_of
 from ldm.cost.machine import Machine
 from ldm.cost.memory import Memory, gradients_stay, memory_of
 from ldm.cost.step import Counted, Step, count_step
 from ldm.training.train_settings import TrainSettings
+from ldm.training.tune_settings import FullTune
 
 # Bytes moved for a number that is trained: the norm of the gradient reads it; clipping reads and writes it; AdamW reads
 # weight, gradient and two moments and writes three of them; the average reads two and writes one.
@@ -132,9 +133,17 @@ def stage_of(
     stays = gradients_stay(train, devices)
     counted = count_step(step, gpu=gpu, gathered=train.parallel == "fsdp", kept=stays)
     seconds = None if speed is None else speed.seconds(works_of_step(counted, train))
-    networks = networks_of(step.shape, step.side) if isinstance(step, DiffusionStep) else {}
+    networks = networks_of(step.shape, step.side, _unet(step, counted)) if isinstance(step, DiffusionStep) else {}
     memory = memory_of(counted, train, devices, 0 if speed is None else speed.beside)
     return Stage(title, steps, train.gradient_accumulation, devices, counted, memory, networks, seconds)
+
+
+def _unet(step: DiffusionStep, counted: Counted) -> Network | None:
+    """The U-Net as the step has counted it; None where the step has changed it."""
+    if step.asked or not isinstance(step.tune, FullTune):
+        return None
+    part = counted.parts[UNET]
+    return Network(part.parameters, part.forward // counted.batch)
 
 
 def works_of_step(counted: Counted, train: TrainSettings) -> Works:

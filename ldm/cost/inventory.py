@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ldm.cost.architecture import Architecture
+from ldm.cost.architecture import Architecture, TowerShape
 from ldm.flops import count_flops
 from ldm.models.unet_config import SIZES, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig
@@ -21,10 +23,16 @@ class Network(NamedTuple):
     flops: int
 
 
-def networks_of(shape: Architecture, side: int) -> dict[str, Network]:
-    """U-Net, the halves of the VAE and the text encoders, for pictures of ``side`` pixels."""
+def networks_of(shape: Architecture, side: int, net: Network | None = None) -> dict[str, Network]:
+    """U-Net, the halves of the VAE and the text encoders, for pictures of ``side`` pixels.
+
+    Args:
+        shape: of the networks.
+        side: height and width of a picture.
+        net: what is known of the U-Net, which is the longest to count.
+    """
     latent = side // shape.factor
-    found = {"U-Net": _network(shape.build_net, _call_net, _inputs(shape, latent))}
+    found = {"U-Net": net or _network(shape.build_net, _call_net, _inputs(shape, latent))}
     if shape.vae is not None:
         vae = shape.vae
         images = torch.empty(1, vae.in_channels, side, side, device="meta")
@@ -33,8 +41,15 @@ def networks_of(shape: Architecture, side: int) -> dict[str, Network]:
         found["VAE decoder"] = _network(lambda: Decoding(vae), _call, [latents])
     for i, tower in enumerate(shape.towers):
         name = "text encoder" if len(shape.towers) == 1 else f"text encoder {i + 1}"
-        found[name] = _network(tower.build, _call, [torch.zeros(1, tower.window, dtype=torch.long)])
+        found[name] = _text(tower.kind, json.dumps(tower.config))
     return found
+
+
+@cache
+def _text(kind: str, config: str) -> Network:
+    """A text encoder, which is the same at every size of pictures."""
+    tower = TowerShape(kind, json.loads(config))
+    return _network(tower.build, _call, [torch.zeros(1, tower.window, dtype=torch.long)])
 
 
 class Encoding(nn.Module):

@@ -7,21 +7,25 @@
     activations   what the forward pass leaves for the backward pass
     working       what else is held at the worst moment: of operators, of the backward pass
     gathered      FSDP: weights and gradients of the blocks that are put together at that moment
-    holes         on a CPU, between tensors (``ldm.cost.heap``)
+    holes         between tensors, on a CPU whose allocator keeps what is freed (``ldm.cost.heap``)
     beside        the framework's own (code, workspaces of libraries, data): it is not counted, and known where a
                   run was measured
+
+On a GPU the sum is what torch allocates at most. What it reserves, and what other programs see, is more: the holes of
+its caching allocator and the context of CUDA are not in it.
 
 DDP (``train.parallel: ddp``) has all of it on every device, and its gradients are there all the time, as they are views
 of the buffers that are exchanged. FSDP (Zhao et al. 2023, https://arxiv.org/abs/2304.11277) has a share of trained
 weights, gradients, moments and average on each of n devices; what is put together at a time is what lies outside of all
 blocks, the block at work and the one that is fetched meanwhile, in the dtype of autocast, and the block's gradients on
-their way to float32.
+their way to float32; or, in the end, the gradients of what lies outside, which for a CLIP is its large table of tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from ldm.cost.heap import holes_of, keeps_what_is_freed
 from ldm.cost.step import Counted
 from ldm.training.train_settings import TrainSettings
 
@@ -82,14 +86,16 @@ def memory_of(counted: Counted, train: TrainSettings, devices: int, beside: int 
         activations=activations,
         working=working,
         gathered=_gathered(counted) if sharded else 0,
-        holes=counted.holes,
+        holes=holes_of(counted.trace, moment) if counted.trace and keeps_what_is_freed() else 0,
         beside=beside,
     )
 
 
 def _gathered(counted: Counted) -> int:
     width = 2 if counted.half else _FULL
-    blocks = [block for part in counted.parts.values() if part.trained for block in part.blocks]
-    outside = sum(part.blocks[-1] for part in counted.parts.values() if part.trained)
-    largest = sorted(blocks)[-2:]
-    return width * (outside + sum(largest)) + (width + _FULL) * max(largest, default=0)
+    parts = [part.blocks for part in counted.parts.values() if part.trained]
+    outside = [numbers for *_, numbers in parts]
+    largest = sorted(block for blocks in parts for block in blocks[:-1])[-2:]
+    of_block = sum(largest) * width + max(largest, default=0) * (width + _FULL)
+    of_outside = max(outside, default=0) * (width + _FULL)  # when no block is there any more
+    return width * sum(outside) + max(of_block, of_outside)

@@ -6,6 +6,7 @@ its network is meant for: no picture is opened, and no weight is read but where 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ldm.cost.diffusion_step import DiffusionStep
 from ldm.cost.other_steps import ClipStep, GanStep, VAEStep
 from ldm.cost.step import Step
 from ldm.data.idx_pictures import IdxConfig
+from ldm.data.sources import MixConfig, SplitConfig
 from ldm.errors import UserError
 from ldm.training.clip_settings import ClipRun
 from ldm.training.kinds import Run
@@ -47,7 +49,7 @@ def steps_of(run: Run) -> list[tuple[int, Step]]:
         side = _side(run, None)
         if side % run.image.patch_size:
             raise UserError(f"pictures of {side} x {side} must be a multiple of image.patch_size")
-        channels = 1 if isinstance(run.data, IdxConfig) or _grey(run) else 3
+        channels = 1 if all(_is_grey(data) for data in _sources(run.data)) else 3
         return [(steps, ClipStep(run, side, channels, half))]
     return [(steps, GanStep(run, half))]
 
@@ -96,14 +98,25 @@ def _side(run: RunSettings, usual: int | None) -> int:
     """Height and width of a training picture."""
     if run.frame is not None:
         return max(run.frame.sides)
-    side = getattr(run.data, "size", usual) or usual
+    side = max((data.size for data in _sources(run.data) if hasattr(data, "size")), default=usual)
     if side is None:
         raise UserError("how large the pictures are is not in the configuration: frame.resolution says it")
-    return int(side)
+    return side
 
 
-def _grey(run: RunSettings) -> bool:
-    return getattr(run.data, "colours", None) == "grey"
+def _sources(data: Any) -> Iterator[Any]:
+    """The settings of the sources themselves, of which others are parts or mixtures."""
+    if isinstance(data, SplitConfig):
+        yield from _sources(data.of)
+    elif isinstance(data, MixConfig):
+        for each in data.sources:
+            yield from _sources(each.data)
+    else:
+        yield data
+
+
+def _is_grey(data: Any) -> bool:
+    return isinstance(data, IdxConfig) or getattr(data, "colours", None) == "grey"
 
 
 def _fitting(side: int, shape: Architecture) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from tqdm import tqdm
 
 from ldm.config import read_tree, validate
 from ldm.cost.architecture import of_family
@@ -122,7 +123,7 @@ def read(path: Path, overrides: list[str]) -> Run | CostPlan:
 def estimate_plan(plan: CostPlan, speed: Speed, devices: int, price: float | None) -> Estimate:
     """What a plan costs on so many devices."""
     stages = []
-    for told in plan.stages:
+    for told in tqdm(plan.stages, desc="counting", unit="stage", disable=None):
         if told.side % 64:
             raise UserError(f"stages: a side of {told.side} is no multiple of 64, as the U-Net of {plan.family} needs")
         step = DiffusionStep(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ldm.data.order import mix
 from ldm.data.samples import Batch
-from ldm.errors import UserError
+from ldm.errors import NotFinite, UserError
 from ldm.publishing import disk_trouble
 from ldm.training.averaging import Average
 from ldm.training.checkpoint import checkpoint_folder, publishing, unfinished_folder
@@ -178,7 +178,7 @@ class Trainer:
             return
         last = latest_checkpoint(self.run.output)
         size = samples_per_step(self.run.train, self.team)
-        raise UserError(
+        raise NotFinite(
             f"the loss or a gradient was not finite at step {bad}, on samples {bad * size} to {(bad + 1) * size - 1} "
             f"of the run; that step was not taken, and {f'{last} is good' if last else 'there is no checkpoint yet'}. "
             "A lower train.learning_rate, or train.mixed_precision bf16 or no, is the usual cure"
