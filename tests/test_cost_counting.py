@@ -214,6 +214,26 @@ def adversary_inputs(run: Any) -> int:
     return 2 * 2 * run.train.batch_size * 14 * 14 * run.discriminator.channels * 16
 
 
+@pytest.mark.parametrize(
+    ("data", "side", "grey"),
+    [
+        ({"source": "split", "of": {"source": "mnist", "size": 36}, "hold_out": 5, "part": "train"}, 36, True),
+        (
+            {"source": "mix", "sources": [{"data": {"source": "mnist"}}, {"data": {"source": "mnist", "size": 32}}]},
+            32,
+            True,
+        ),
+    ],
+)
+def test_parts_and_mixtures_have_the_sides_of_their_sources(tmp_path: Path, data: Any, side: int, grey: bool) -> None:
+    run = validate(tiny_runs.config("clip", tmp_path / "run") | {"data": data}, "t")
+    ((_, step),) = steps_of(run)
+    with torch.device("meta"):
+        (player,) = step.build().values()
+    vision: Any = player.clip.config.vision_config
+    assert (vision.image_size, vision.num_channels) == (side, 1 if grey else 3)
+
+
 TEXT = {"codec__path": MODEL, "condition__path": MODEL, "unet__cross_attention_dim": 128}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,13 @@ def test_shares_of_a_network(half: bool) -> None:
         assert shares == (4 * share, 4 * share, 8 * share, 4 * share)
         assert found.gathered == width * (100 + 600 + 300) + (width + 4) * 600
         assert found.activations + found.working == 50_000
+
+
+def test_what_lies_outside_of_all_blocks_is_gathered_once() -> None:
+    """Where it is the largest, as the table of tokens of a CLIP, its own gradients are the most, in the end."""
+    step = replace(counted(half=True), parts={"net": Part(1050, 1050, 0, 10, 20, (100, 50, 900))})
+    found = memory_of(step, train(parallel="fsdp", mixed_precision="bf16"), 4)
+    assert found.gathered == 2 * 900 + (2 + 4) * 900
 
 
 # ------------------------------------------------------------------------------------- time

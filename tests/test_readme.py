@@ -45,6 +45,7 @@ SHORT_OF["configs/finetune/lora.yaml"] = [
 
 
 BRING, TUNE, MEASURE = "## Bring your own", "## Fine-tune", "## Measuring a model"
+COMPARE = "## What the latent space saves"
 HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SMALL = "--steps 1 --width 64 --height 64 --dtype bf16"
 FEW = "--count 8 --reference-count 30 --steps 1,2 --cfg-scale 1 --batch-size 8 --workers 0"
@@ -74,6 +75,10 @@ def tunes(section: str) -> bool:
 
 def measures(section: str) -> bool:
     return section.startswith(MEASURE)
+
+
+def compares(section: str) -> bool:
+    return section.startswith(COMPARE)
 
 
 def shortened(command: str) -> str:
@@ -134,7 +139,7 @@ def test_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first in a process of its own, as readers start it; the others in this one, as starting takes longer."""
     run = [
         c
-        for c in commands(lambda section: not section.startswith((BRING, TUNE, MEASURE)))
+        for c in commands(lambda section: not section.startswith((BRING, TUNE, MEASURE, COMPARE)))
         if not c.startswith("pip install")
     ]
     assert len(run) > 10
@@ -204,6 +209,31 @@ def test_commands_of_measuring(
         assert (tmp_path / folder / "report.html").stat().st_size > 10_000
         with Image.open(tmp_path / folder / "pareto.png") as plot:
             assert plot.size[0] > 800
+
+
+# Pictures are compared as they are, but few of them; what is timed has a test of its own.
+LITTLE = [
+    *["data.limit=240", "held_out=40", "timing=null", "train.steps=1", "train.batch_size=8", "draw.steps=1"],
+    *["quality.points=1", "quality.seeds=[0]", "quality.count=10", "quality.judge={epochs: 10, batch_size: 100}"],
+    *["vae.train.steps=1", "vae.train.batch_size=8", "vae.scale_from=16"],
+]
+
+
+def test_commands_of_comparing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    run = commands(compares)
+    assert len(run) > 4
+    for command in run:
+        _, *words = shlex.split(command)
+        little = [] if "--dry-run" in words else LITTLE
+        assert start(main, "ldm", *words, *little) == 0, f"{command}\n{capsys.readouterr().err}"
+    for name in ("report.html", "report.md", "results.csv", "results.json"):
+        assert (tmp_path / "runs" / "compare" / "mnist" / name).stat().st_size > 1000
+    assert "training: GFLOPs of a picture" in capsys.readouterr().out
 
 
 def put_digits(folder: Path, count: int) -> None:

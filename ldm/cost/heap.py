@@ -7,8 +7,8 @@ optimiser settle in the holes of the first:
 
     best fit       the smallest hole that is large enough is taken, at its lower end, and else the heap grows
     coalescing     what is freed becomes one with the holes beside it
-    alignment      ``posix_memalign``, by which torch asks, looks for 96 bytes more than it needs, and gives back what is
-                   left over: a hole that a tensor leaves is too small for its equal
+    alignment      ``posix_memalign``, by which torch asks, looks for 96 bytes more than it needs, and gives back what
+                   is left over: a hole that a tensor leaves is too small for its equal
     small objects  each tensor comes with objects of Python and C++, such as nodes of the graph, that lie between holes
                    and keep them from becoming one; of each size, seven that were freed are kept for the next to ask
 
@@ -136,6 +136,11 @@ class Heap:
                 kept.append(which)
             else:
                 self._give(which, length)
+
+    def span(self, tensor: object) -> tuple[int, int]:
+        """Where the bytes of a tensor begin and end."""
+        address, _, size, _ = self._tensors[tensor]
+        return address + 2 * _HEADER, address + 2 * _HEADER + size
 
     def _plain(self, size: int) -> int:
         address, found = self._take(size)
