@@ -14,7 +14,7 @@ FEWER = {
     "diffusion_from_scratch": {"TOY_STEPS": 20, "DDPM_STEPS": 10, "SAMPLES": 1000},
     "lora": {"STEPS": 2, "RANK": 2},
     "pixel_vs_latent": {
-        "FOLDER": "tempfile.mkdtemp()",
+        "FOLDER": "__import__('tempfile').mkdtemp()",
         "CHANGES": [
             *["data.limit=240", "held_out=40", "timing=null", "train.steps=2", "train.batch_size=8", "draw.steps=1"],
             *["quality.points=2", "quality.seeds=[0]", "quality.count=10", "quality.judge={epochs: 10, batch_size: 100}"],

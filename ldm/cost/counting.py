@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm.cost.heap import Freed, Learned, Made
+from ldm.cost.heap import Event
 from ldm.flops import formulas
 from ldm.models import attention
 
@@ -103,7 +103,7 @@ class Ledger:
     live: int = 0
     peak: int = 0
     copies: bool = False
-    trace: list[Made | Freed | Learned] = field(default_factory=list)
+    trace: list[Event] = field(default_factory=list)
     _part: str = ""
     _held: dict[int, tuple[int, str, int]] = field(default_factory=dict)  # by the address of a storage
     _made: int = 0
@@ -134,8 +134,8 @@ class Ledger:
         self.works.setdefault(self._part, {}).setdefault(kind, Work()).add(work)
         if self.copies and kind.operator in _CONVOLUTIONS:
             self.peak = max(self.peak, self.live + sum(sizes))
-            copies = [Made(self._number(), size) for size in sizes if size]
-            self.trace += [*copies, *(Freed(copy.tensor) for copy in copies)]
+            copies = [Event(self._number(), size) for size in sizes if size]
+            self.trace += [*copies, *(Event(copy.tensor) for copy in copies)]
         if timed:
             self.calls.append((kind, work))
 
@@ -146,7 +146,7 @@ class Ledger:
         if key not in self._held:
             self._held[key] = (size, _name(tensor.dtype), self._number())
             if size:
-                self.trace.append(Made(self._held[key][2], size))
+                self.trace.append(Event(self._held[key][2], size))
             weakref.finalize(storage, self._free, key)
             self.live += size
             self.peak = max(self.peak, self.live)
@@ -155,7 +155,7 @@ class Ledger:
         size, _, number = self._held.pop(key)
         self.live -= size
         if size:
-            self.trace.append(Freed(number))
+            self.trace.append(Event(number))
 
     def _number(self) -> int:
         self._made += 1

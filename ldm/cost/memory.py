@@ -7,7 +7,7 @@
     activations   what the forward pass leaves for the backward pass
     working       what else is held at the worst moment: of operators, of the backward pass
     gathered      FSDP: weights and gradients of the blocks that are put together at that moment
-    holes         between tensors, on a CPU whose allocator keeps what is freed (``ldm.cost.heap``)
+    holes         between tensors, and small objects, on a CPU whose allocator keeps what is freed (``ldm.cost.heap``)
     beside        the framework's own (code, workspaces of libraries, data): it is not counted, and known where a
                   run was measured
 
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ldm.cost.heap import holes_of, keeps_what_is_freed
 from ldm.cost.step import Counted
 from ldm.training.train_settings import TrainSettings
 
@@ -86,7 +85,7 @@ def memory_of(counted: Counted, train: TrainSettings, devices: int, beside: int 
         activations=activations,
         working=working,
         gathered=_gathered(counted) if sharded else 0,
-        holes=holes_of(counted.trace, moment) if counted.trace and keeps_what_is_freed() else 0,
+        holes=counted.holes,
         beside=beside,
     )
 

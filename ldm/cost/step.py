@@ -12,7 +12,7 @@ from torch import nn
 
 from ldm.cost.counting import Ledger, Works, add_all, counting, flops_of, on_paper, written_down
 from ldm.cost.diffusion_step import Backward, run_backward
-from ldm.cost.heap import Learned, Trace
+from ldm.cost.heap import holes_of, keeps_what_is_freed
 from ldm.training.parallel import gathered_blocks
 
 
@@ -81,7 +81,7 @@ class Counted:
         activations: bytes kept from the forward for the backward passes, by dtype.
         peak: the most bytes held at once beside the weights, whose gradients are in it where none were there before.
         averaged: numbers that the moving average follows: those of the first turn.
-        trace: tensors made and freed in turn, on a CPU; on a GPU none.
+        holes: bytes beside and between tensors, on a CPU whose allocator keeps what is freed.
     """
 
     batch: int
@@ -92,7 +92,7 @@ class Counted:
     activations: dict[str, int]
     peak: int
     averaged: int
-    trace: Trace = ()
+    holes: int = 0
 
     @property
     def flops(self) -> int:
@@ -126,7 +126,7 @@ def count_step(step: Step, *, gpu: bool = False, gathered: bool = False, kept: b
             for parameter in module.parameters() if kept else ():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         with counting(copies=not gpu) as ledger:
-            played = _play(step, ledger, [*networks.values()], kept)
+            played = _play(step, ledger, [] if kept else [*networks.values()])
         works: Works = {}
         for share in ledger.works.values():
             add_all(works, share)
@@ -145,7 +145,7 @@ def count_step(step: Step, *, gpu: bool = False, gathered: bool = False, kept: b
             activations=played.activations,
             peak=ledger.peak,
             averaged=averaged,
-            trace=() if gpu else tuple(ledger.trace),
+            holes=holes_of(ledger.trace) if not gpu and keeps_what_is_freed() else 0,
         )
 
 
@@ -163,29 +163,20 @@ class _Played(NamedTuple):
     later: set[str]
 
 
-def _play(step: Step, ledger: Ledger, networks: list[nn.Module], kept: bool) -> _Played:
-    """All turns of a step; gradients are gone when a turn ends, but where they are kept."""
+def _play(step: Step, ledger: Ledger, forgetful: list[nn.Module]) -> _Played:
+    """All turns of a step; gradients of the ``forgetful`` networks are gone when a turn ends."""
     activations: dict[str, int] = {}
     back: Counter[str] = Counter()
     later: set[str] = set()
-    learned: set[int] = set()
     for turn, due in enumerate(step.turns(ledger)):
         later |= {part for part, *_ in due} if turn else set()
         activations = max(activations, ledger.by_dtype(), key=lambda held: sum(held.values()))
         back.subtract({name: flops_of(works) for name, works in ledger.works.items()})
         run_backward(due, ledger)
         back.update({name: flops_of(works) for name, works in ledger.works.items()})
-        learned = _learn(networks, learned, ledger)
-        for module in () if kept else networks:
+        for module in forgetful:
             module.zero_grad(set_to_none=True)
     return _Played(activations, back, later)
-
-
-def _learn(networks: list[nn.Module], known: set[int], ledger: Ledger) -> set[int]:
-    """Note the parameters that have got a gradient now and are not ``known``; all that there are, by their ids."""
-    there = {id(p): p.numel() for module in networks for p in module.parameters() if p.grad is not None}
-    ledger.trace.append(Learned(tuple(size for key, size in there.items() if key not in known)))
-    return known | {*there}
 
 
 def _sizes(module: nn.Module) -> tuple[int, int, int, tuple[int, ...]]:

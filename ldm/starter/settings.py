@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ldm.errors import UserError
 from ldm.schema import Settings
@@ -21,6 +21,9 @@ class StarterConfig(Settings):
     Attributes:
         path: the folder that ``ldm data prepare starter`` wrote.
         size: side of the pictures in pixels.
+        crop: a square part with a side of so many pixels in place of the whole, around a place on one of its things;
+            the whole is drawn at any size from ``crop`` to ``size``. For autoencoders: such pictures have no captions,
+            since those tell of the whole.
         split: ``train``, or the combinations that are never in it.
         kinds: kind of scene -> its share: ``single`` (one thing on white), ``colours`` (one on a named colour, at a
             place and of a size, maybe painted), ``pairs`` and ``triples`` (with their relations), ``glyphs``
@@ -34,6 +37,7 @@ class StarterConfig(Settings):
     source: Literal["starter"] = "starter"
     path: Path
     size: int = Field(default=256, ge=32, le=1024, multiple_of=8)
+    crop: int | None = Field(default=None, ge=32, multiple_of=8)
     split: Literal["train", "held_out"] = "train"
     kinds: dict[Kind, Share] = Field(
         default={"single": 5, "colours": 5, "pairs": 4, "triples": 2, "glyphs": 3, "avatars": 1}
@@ -48,3 +52,9 @@ class StarterConfig(Settings):
         if not any(given.values()):
             raise UserError("should give at least one of them a share")
         return given
+
+    @model_validator(mode="after")
+    def _check_crop(self) -> StarterConfig:
+        if self.crop is not None and self.crop > self.size:
+            raise UserError(f"crop should be at most size, {self.size}, got {self.crop}")
+        return self

@@ -30,6 +30,7 @@ class StarterSource:
 
     Attributes:
         prepared: the folder.
+        captioned: whether its pictures have captions; parts of pictures have none.
         sizes: (N, 2) int32, all the same.
 
     Raises:
@@ -38,14 +39,15 @@ class StarterSource:
 
     channels: int = 3
     num_classes: int | None = None
-    captioned: bool = True
     stream: bool = False
 
     def __init__(self, config: StarterConfig) -> None:
         self.config = config
         self.prepared = Prepared(config.path.expanduser())
         self.name = f"starter {config.split} ({config.path})"
-        self.sizes: Tensor | None = torch.tensor([[config.size] * 2], dtype=torch.int32).expand(config.length, 2)
+        self.captioned = config.crop is None
+        self._side = config.crop or config.size
+        self.sizes: Tensor | None = torch.tensor([[self._side] * 2], dtype=torch.int32).expand(config.length, 2)
         self._scenes = Scenes(self.prepared, config.split, config.kinds, config.seed)
         told = config.model_dump_json(exclude={"path", "length", "captions"})
         self._stamp = f"{self.prepared.fingerprint} {told}"
@@ -72,11 +74,22 @@ class StarterSource:
     def read(self, index: int, least: tuple[int, int] | None = None) -> Example:
         """Compose a picture. It is never smaller than asked for: ``least`` has no use here."""
         scene = self.scene(index)
-        size = (self.config.size, self.config.size)
+        picture = self._part(scene, index) if self.config.crop else draw(self.prepared, scene, self.config.size)
         words = self._words(scene, index)
-        return Example(draw(self.prepared, scene, self.config.size), None, words.captions, self.key(index), size)
+        return Example(picture, None, words.captions, self.key(index), (self._side, self._side))
+
+    def _part(self, scene: Scene, index: int) -> Tensor:
+        """A part around a place on one of the things: flat grounds alone teach little."""
+        draws, part = Draws(mix(self.config.seed, 13, index)), self._side
+        side = round(draws.between(part, self.config.size))
+        item = draws.one(scene.items)
+        spot = (draws.between(at - item.size / 2, at + item.size / 2) for at in item.centre)
+        left, top = (min(max(0, round(at * side - part / 2)), side - part) for at in spot)
+        return draw(self.prepared, scene, side)[:, top : top + part, left : left + part].contiguous()
 
     def _words(self, scene: Scene, index: int) -> Words:
+        if not self.captioned:
+            return Words(None, ())
         captions = [
             tell(self.prepared, scene, Draws(mix(self.config.seed, 12, index, number, turn)))
             for number, (language, tell) in enumerate(_TELLERS)
