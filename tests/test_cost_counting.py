@@ -217,7 +217,7 @@ def adversary_inputs(run: Any) -> int:
 @pytest.mark.parametrize(
     ("data", "side", "grey"),
     [
-        ({"source": "split", "of": {"source": "mnist", "size": 36}, "hold_out": 5, "part": "train"}, 36, True),
+        ({"source": "split", "of": {"source": "mnist", "size": 40}, "hold_out": 5, "part": "train"}, 40, True),
         (
             {"source": "mix", "sources": [{"data": {"source": "mnist"}}, {"data": {"source": "mnist", "size": 32}}]},
             32,

@@ -17,7 +17,12 @@ FEWER = {
         "FOLDER": "__import__('tempfile').mkdtemp()",
         "CHANGES": [
             *["data.limit=240", "held_out=40", "timing=null", "train.steps=2", "train.batch_size=8", "draw.steps=1"],
-            *["quality.points=2", "quality.seeds=[0]", "quality.count=10", "quality.judge={epochs: 10, batch_size: 100}"],
+            *[
+                "quality.points=2",
+                "quality.seeds=[0]",
+                "quality.count=10",
+                "quality.judge={epochs: 10, batch_size: 100}",
+            ],
             *["vae.train.steps=1", "vae.train.batch_size=8", "vae.scale_from=16"],
         ],
     },

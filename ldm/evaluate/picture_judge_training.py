@@ -39,6 +39,7 @@ _TURN, _SLANT = 0.2, 0.1
 LABEL_SMOOTHING = 0.05
 _CONTRAST = 150.0  # of a thing and its ground, as ``distance`` tells it
 _TOLD_EVERY = 20  # steps
+_LEAST_STEPS = 20  # the rate rises in the first tenth of them
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,12 @@ def train_picture_judge(
         batch_size: pictures of a step.
         learning_rate: the highest.
         seed: of weights, order and distortions. Torch's own generator is left as it was.
+
+    Raises:
+        UserError: there are fewer than twenty steps.
     """
+    if steps < _LEAST_STEPS:
+        raise UserError(f"a judge of pictures is trained in {_LEAST_STEPS} steps or more, got {steps}")
     with torch.random.fork_rng(devices=[]):  # layers are initialised from torch's own generator
         torch.manual_seed(seed)
         judge = PictureJudge(config).train()
