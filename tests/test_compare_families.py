@@ -280,7 +280,11 @@ def test_a_dry_run_counts_the_same_and_trains_nothing(folder: Path, data: dict[s
 
 def test_the_families_of_the_repository_are_of_one_size() -> None:
     file = ROOT / "configs" / "compare" / "families.yaml"
-    told = validate(read_tree(file, [f"data.path={digits()}", "held_out=20"]), str(file), FamilyComparison)
+    told = validate(
+        read_tree(file, [f"data.path={digits()}", "held_out=20", "quality.count=20", "quality.batch_size=20"]),
+        str(file),
+        FamilyComparison,
+    )
     sizes = [row.parameters()[0] for row in rows_of(told.beside(file), pictures_of(told))]
     assert len(sizes) == 8
     assert max(sizes) < 1.1 * min(sizes)

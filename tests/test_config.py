@@ -14,15 +14,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from ldm.compare_command import read_comparison
 from ldm.config import dump_config, load_config, parse_yaml, validate
 from ldm.data.mnist import MnistConfig
 from ldm.errors import UserError
 from ldm.schema import Settings
 from ldm.training.settings import DiffusionRun, VAERun
 
-CONFIGS = sorted(
-    p for p in (Path(__file__).parents[1] / "configs").rglob("*.yaml") if p.parent.name not in ("launch", "cost")
-)
+EVERYTHING = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in EVERYTHING if path.parent.name not in ("launch", "cost", "compare")]
+COMPARISONS = [path for path in EVERYTHING if path.parent.name == "compare"]
 LABEL = next(path for path in CONFIGS if path.name == "mnist_label.yaml")
 
 
@@ -51,6 +52,13 @@ def test_every_configuration_reads_and_survives_being_written(path, tmp_path):
     copy_of_it.write_text(dump_config(run))
     assert load_config(copy_of_it) == run
     assert run.output.parts[0] == "runs"
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_every_comparison_reads(path):
+    told = read_comparison(path, [])
+    assert told.output.parts[0] == "runs"
+    assert told.rows
 
 
 # ------------------------------------------------------------------- YAML 1.2
