@@ -282,6 +282,9 @@ def test_a_configuration_opens_it(folder: Path) -> None:
         ({"kinds": {}}, "at least one of them a share"),
         ({"captions": {"en": 0}}, "at least one of them a share"),
         ({"kinds": {"doubles": 1}}, "kinds"),
+        ({"groups": ["fruit"]}, "groups"),
+        ({"groups": ["symbols"]}, "no pictures for scenes of kind single, of what groups"),
+        ({"least_styles": 9}, "no pictures for scenes of kind single, of what groups"),
         ({"size": 63}, "multiple of 8"),
     ],
 )
@@ -300,3 +303,10 @@ def test_every_picture_is_used(folder: Path) -> None:
     }
     assert used | held == set(range(len(source.prepared.pictures)))
     assert len(source.prepared.pictures) == 3 * len(EMOJI) + 1 + len(ICONS)  # one is mirrored
+
+
+def test_a_smaller_world_has_the_emoji_that_were_asked_for_and_all_icons(folder: Path) -> None:
+    source = opened(folder, groups=["animals-nature", "food-drink"], least_styles=3)
+    subjects = [source.prepared.subjects[k] for i in range(1000) for *_, k in names_of(source, source.scene(i))]
+    assert {s.noun for s in subjects if s.kind == "emoji"} == {"dog face", "snail", "grapes"}
+    assert len({s.noun for s in subjects if s.kind == "glyph"}) == len(ICONS)

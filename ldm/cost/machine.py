@@ -42,6 +42,8 @@ class Peak(NamedTuple):
 
 
 _COMPOSER = "Composer 0.32.1, composer/callbacks/speed_monitor.py"
+_L40S = "NVIDIA L40S data sheet, without sparsity"
+_CARDS = "128 operations a tensor core and cycle, NVIDIA's numbers of cores and boost clock"
 _FABRIC = "Lightning Fabric 2.6.6, lightning_fabric/utilities/throughput.py"
 # In float32, or TF32 where the device has it, and in 16 bits; V100, H100 and H200 are those on SXM boards.
 DEVICES: Mapping[str, tuple[Peak, Peak]] = {
@@ -50,11 +52,11 @@ DEVICES: Mapping[str, tuple[Peak, Peak]] = {
     "A10": (Peak(62.5, _COMPOSER), Peak(125.0, _COMPOSER)),
     "A100": (Peak(156.0, _COMPOSER), Peak(312.0, _COMPOSER)),
     "L4": (Peak(60.0, _FABRIC), Peak(121.0, _FABRIC)),
-    "L40S": (Peak(183.0), Peak(362.0)),
+    "L40S": (Peak(183.0, _L40S), Peak(362.0, _L40S)),
     "H100": (Peak(494.5, _COMPOSER), Peak(989.5, _COMPOSER)),
     "H200": (Peak(494.5, _COMPOSER), Peak(989.5, _COMPOSER)),
-    "RTX 3090": (Peak(35.6, _FABRIC), Peak(71.0)),
-    "RTX 4090": (Peak(82.6, _FABRIC), Peak(165.2)),
+    "RTX 3090": (Peak(35.6, _FABRIC), Peak(71.2, _CARDS)),
+    "RTX 4090": (Peak(82.6, _FABRIC), Peak(165.2, _CARDS)),
 }
 
 

@@ -15,7 +15,7 @@ measure, so that a failure has one cause.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, combinations
 
 from ldm.data.order import mix
@@ -33,7 +33,7 @@ from ldm.starter.held_out import (
 )
 from ldm.starter.prepared import Picture, Prepared
 from ldm.starter.scene import KINDS, PLACES, Item, Scene
-from ldm.starter.settings import Kind
+from ldm.starter.settings import Group, Kind
 from ldm.starter.styles import STYLES
 
 _MEASURED = {
@@ -60,24 +60,42 @@ class Scenes:
         split: ``train`` or ``held_out``.
         kinds: kind of scene -> its share.
         seed: any.
+        groups: of the emoji that are in them; empty for all.
+        least_styles: emoji in fewer are in none.
 
     Raises:
         UserError: a kind has no pictures in the folder.
     """
 
-    def __init__(self, prepared: Prepared, split: str, kinds: Mapping[Kind, float], seed: int) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        split: str,
+        kinds: Mapping[Kind, float],
+        seed: int,
+        groups: Collection[Group] = (),
+        least_styles: int = 1,
+    ) -> None:
         self.prepared, self.split, self.seed = prepared, split, seed
         self._kinds: list[Kind] = [kind for kind in KINDS if kinds.get(kind, 0) > 0]
         self._kind_sums = list(accumulate(kinds[kind] for kind in self._kinds))
         self._styles_of: dict[int, set[str]] = {}
-        self._by_kind = {kind: _Pool(prepared, kind=kind) for kind in ("emoji", "glyph", "avatar")}
+        for picture in prepared.pictures:
+            self._styles_of.setdefault(picture.subject, set()).add(picture.style)
+        among = {
+            index
+            for index, subject in enumerate(prepared.subjects)
+            if subject.kind != "emoji"
+            or ((not groups or subject.group in groups) and len(self._styles_of.get(index, ())) >= least_styles)
+        }
+        self._by_kind = {kind: _Pool(prepared, among, kind=kind) for kind in ("emoji", "glyph", "avatar")}
         self._by_style = [
-            _Pool(prepared, style=name, placeable=True) for name, style in STYLES.items() if style.kind == "emoji"
+            _Pool(prepared, among, style=name, placeable=True)
+            for name, style in STYLES.items()
+            if style.kind == "emoji"
         ]
         self._by_style = [pool for pool in self._by_style if len(pool.subjects) >= 3]
         self._style_sums = list(accumulate(len(pool.subjects) for pool in self._by_style))
-        for picture in prepared.pictures:
-            self._styles_of.setdefault(picture.subject, set()).add(picture.style)
         self._check()
 
     def _check(self) -> None:
@@ -85,9 +103,8 @@ class Scenes:
         for kind in self._kinds:
             enough = self._by_kind[needs[kind]].subjects if kind in needs else self._by_style
             if not enough:
-                raise UserError(
-                    f"{self.prepared.folder} has no pictures for scenes of kind {kind}: leave it out of kinds"
-                )
+                told = "of what groups and least_styles leave: leave it out of kinds"
+                raise UserError(f"{self.prepared.folder} has no pictures for scenes of kind {kind}, {told}")
 
     def __call__(self, number: int) -> Scene:
         """Scene ``number``, 0 or more.
@@ -226,10 +243,12 @@ class Scenes:
 class _Pool:
     """Pictures to draw from: a subject by its weight, then one of its pictures."""
 
-    def __init__(self, prepared: Prepared, kind: str = "", style: str = "", placeable: bool = False) -> None:
+    def __init__(
+        self, prepared: Prepared, among: Collection[int], kind: str = "", style: str = "", placeable: bool = False
+    ) -> None:
         found: dict[int, list[int]] = {}
         for index, picture in enumerate(prepared.pictures):
-            if self._fits(prepared, picture, kind, style, placeable):
+            if picture.subject in among and self._fits(prepared, picture, kind, style, placeable):
                 found.setdefault(picture.subject, []).append(index)
         self.subjects = list(found)
         self._pictures = list(found.values())

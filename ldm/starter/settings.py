@@ -11,6 +11,17 @@ from ldm.errors import UserError
 from ldm.schema import Settings
 
 Kind = Literal["single", "colours", "pairs", "triples", "glyphs", "avatars"]
+Group = Literal[
+    "smileys-emotion",
+    "people-body",
+    "animals-nature",
+    "food-drink",
+    "travel-places",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+]
 Language = Literal["en", "ko"]
 Share = Annotated[float, Field(ge=0)]
 
@@ -28,6 +39,8 @@ class StarterConfig(Settings):
         kinds: kind of scene -> its share: ``single`` (one thing on white), ``colours`` (one on a named colour, at a
             place and of a size, maybe painted), ``pairs`` and ``triples`` (with their relations), ``glyphs``
             (icons in a named colour) and ``avatars``.
+        groups: of emoji, as Unicode names them, such as ``food-drink``; empty for all. Icons and avatars have none.
+        least_styles: emoji in fewer styles are left out. A smaller world is learned sooner.
         captions: language -> how many captions a picture has in it, ``en`` and ``ko``; training draws one of all.
         seed: another seed gives other scenes.
         length: so many different pictures, after which they come again. There is no end to them: long trainings want
@@ -42,6 +55,8 @@ class StarterConfig(Settings):
     kinds: dict[Kind, Share] = Field(
         default={"single": 5, "colours": 5, "pairs": 4, "triples": 2, "glyphs": 3, "avatars": 1}
     )
+    groups: tuple[Group, ...] = ()
+    least_styles: int = Field(default=1, ge=1)
     captions: dict[Language, Annotated[int, Field(ge=0, le=8)]] = Field(default={"en": 2, "ko": 1})
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     length: int = Field(default=200_000, ge=1)

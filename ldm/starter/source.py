@@ -48,7 +48,9 @@ class StarterSource:
         self.captioned = config.crop is None
         self._side = config.crop or config.size
         self.sizes: Tensor | None = torch.tensor([[self._side] * 2], dtype=torch.int32).expand(config.length, 2)
-        self._scenes = Scenes(self.prepared, config.split, config.kinds, config.seed)
+        self._scenes = Scenes(
+            self.prepared, config.split, config.kinds, config.seed, config.groups, config.least_styles
+        )
         told = config.model_dump_json(exclude={"path", "length", "captions"})
         self._stamp = f"{self.prepared.fingerprint} {told}"
 
