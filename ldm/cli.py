@@ -94,6 +94,7 @@ Rescale = Annotated[float, typer.Option("--guidance-rescale", help="0 (off) to 1
 Interval = Annotated[tuple[float, float], typer.Option("--guidance-interval", help="guide where t/T lies between")]
 Apg = Annotated[bool, typer.Option("--apg", help="adaptive projected guidance: strong, and not oversaturated")]
 Syntax = Annotated[str, typer.Option("--prompt-syntax", help="a1111: (words:1.2) are weighed; plain: they are not")]
+AsWritten = Annotated[bool, typer.Option("--as-written", help="unknown words, too, in place of the nearest known ones")]
 ClipSkip = Annotated[int, typer.Option("--clip-skip", help="which layer of the text encoder, from the last: 1, 2, ...")]
 Variation = Annotated[
     int | None, typer.Option("--variation-seed", help="turn the start noise towards this seed's; or -1")
@@ -126,6 +127,16 @@ Verify = Annotated[bool, typer.Option("--verify", help="exit code 2 unless every
 ReplayOutput = Annotated[Path | None, typer.Option("--output", "-o", help="write the new picture here")]
 Width = Annotated[int | None, typer.Option("--width", "-W", help="pixels")]
 Height = Annotated[int | None, typer.Option("--height", "-H", help="pixels")]
+PromptWords = Annotated[
+    list[str] | None, typer.Argument(metavar="[MODEL] [WORD]...", help="whose; what it knows of these words")
+]
+Listed = Annotated[
+    str | None, typer.Option("--list", "-l", help="all: things, styles, colours, places, sizes, relations or examples")
+]
+IdeaCount = Annotated[int, typer.Option("--count", "-c", help="ideas")]
+IdeaSeed = Annotated[int | None, typer.Option("--seed", "-s", help="of the ideas; random when left out")]
+IdeaLanguage = Annotated[str, typer.Option("--language", help="of the ideas: en or ko")]
+AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML file, such as configs/mnist.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="such as train.steps=100")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue the run from its newest checkpoint that is whole")]
@@ -169,6 +180,7 @@ def generate(
     guidance_interval: Interval = (0.0, 1.0),
     apg: Apg = False,
     prompt_syntax: Syntax = "a1111",
+    as_written: AsWritten = False,
     clip_skip: ClipSkip = 1,
     variation_seed: Variation = None,
     variation_strength: VariationBy = None,
@@ -210,8 +222,24 @@ def generate(
 
     words = (*(prompts or ()), *(prompt or ())) or ("",)
     axes = only(x, "--x"), only(y, "--y")
-    asked = Asked(words, from_file, matrix, *axes, output, preview, model, count, series_seed(seed))
+    asked = Asked(words, from_file, matrix, *axes, output, preview, model, count, series_seed(seed), as_written)
     generate_pictures(asked, loading_of(given), drawing_of(given), pictures_of(given))
+
+
+@app.command()
+def prompts(
+    words: PromptWords = None,
+    model: ModelPlace = None,
+    listed: Listed = None,
+    count: IdeaCount = 8,
+    seed: IdeaSeed = None,
+    language: IdeaLanguage = "en",
+    json: AsJson = False,
+) -> None:
+    """Print ideas for prompts, and what the model knows: all of it, or what it knows of some words."""
+    from ldm.prompts_command import Asked, show_prompts
+
+    show_prompts(Asked(tuple(words or ()), model, listed, count, seed, language, json))
 
 
 @app.command()

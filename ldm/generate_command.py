@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import secrets
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from ldm.diffusion.samplers import Step
 from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.images import check_writable, save_image
+from ldm.knowledge.file import KNOWS
+from ldm.knowledge.mending import Unknown, told
+from ldm.metadata.plain import printable
 from ldm.metadata.record import Record
 from ldm.plans.axes import parse_axis
 from ldm.plans.job import Job, Loras, Plan, Request, groups, numbered, seeded
@@ -47,6 +51,7 @@ class Asked:
         model: where it is; None is the one in the package.
         count: pictures per prompt.
         seed: of the first picture, the k-th has this + k; None is random.
+        as_written: draw words that the model says that it does not know, too, in place of the nearest that it knows.
     """
 
     prompts: tuple[str, ...]
@@ -59,6 +64,7 @@ class Asked:
     model: str | None
     count: int
     seed: int | None
+    as_written: bool = False
 
 
 def generate_pictures(
@@ -84,13 +90,14 @@ def generate_pictures(
     together = Plan(tuple(job for plan in plans for job in plan.jobs), plans[0].labels)
     began = time.perf_counter()
     studio = load(asked.model, **{**loading, **_loras(together)})
+    together, said_as = _in_known_words(studio, together, asked)
     sheets = together.labels is not None
 
     def keep(place: int, image: Image.Image, record: Record) -> None:
         if not sheets:  # as soon as it is drawn: what comes after may fail
             save_image(image, paths[place], record)
 
-    drawn = _draw(studio, together, how, files, asked.preview, keep)
+    drawn = _draw(studio, together, how, files, asked.preview, keep, said_as)
     if sheets:
         _write_sheets(plans, drawn, paths)
     shown = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
@@ -151,6 +158,39 @@ def _loras(plan: Plan) -> dict[str, Any]:
     return {"loras": loras} if (loras := sets.pop()) else {}
 
 
+def _in_known_words(studio: Studio, plan: Plan, asked: Asked) -> tuple[Plan, dict[int, str]]:
+    """The plan with the nearest known words in place of unknown ones, and the prompts that are changed, as given.
+
+    One note for all prompts says which words they are. Prompts with LoRAs stay: these may have taught other words.
+
+    Raises:
+        UserError: nothing would be changed anyway, because the model does not say what it knows.
+    """
+    if asked.as_written:
+        if studio.knowledge is None:
+            raise UserError(f"as_written would do nothing: the model has no {KNOWS}, and its prompts are not looked at")
+        return plan, {}
+    jobs, said_as, unknown = list(plan.jobs), dict[int, str](), list[Unknown]()
+    for place, job in enumerate(plan.jobs):
+        if isinstance(job.prompt, str) and not job.loras:
+            mended = studio.mended(job.prompt)
+            unknown += mended.unknown
+            if mended.prompt != job.prompt:
+                jobs[place] = replace(job, prompt=mended.prompt)
+                said_as[place] = job.prompt
+    if unknown:
+        _note(unknown, asked.model)
+    return replace(plan, jobs=tuple(jobs)), said_as
+
+
+def _note(unknown: list[Unknown], model: str | None) -> None:
+    """Say which words are unknown, and what can be done about it."""
+    changed = any(each.nearest is not None for each in unknown)
+    hints = [f"`ldm prompts{f' {model}' if model else ''}` shows what it knows"]
+    hints += ["--as-written leaves all words as they are"] if changed else []
+    print(printable(f"note: {told(unknown)} ({'; '.join(hints)})"), file=sys.stderr)
+
+
 def _outputs(plans: list[Plan], output: Path) -> list[Path]:
     """A file for every sheet, or, where there are none, for every picture.
 
@@ -176,8 +216,12 @@ def _draw(
     files: PictureFiles,
     preview: Path | None,
     keep: Callable[[int, Image.Image, Record], None],
+    said_as: Mapping[int, str],
 ) -> list[Drawn]:
-    """Pictures in the order of the jobs, each told to ``keep``; those of the same settings are drawn together."""
+    """Pictures in the order of the jobs, each told to ``keep``; those of the same settings are drawn together.
+
+    ``said_as`` has the prompts as they were given, by the place of the job, where they are drawn in other words.
+    """
     drawn: dict[int, Drawn] = {}
     settle: Any = functools.cache(lambda asked: studio.settled(asked, files))  # the files are opened for it
     together = groups(plan, how, settle)
@@ -189,14 +233,15 @@ def _draw(
             if live:
                 studio.set_loras(loras)
             jobs = [plan.jobs[place] for place in places]
-            told = functools.partial(_told, keep, places)
+            finished = functools.partial(_finished, keep, places)
+            given = {k: said_as[place] for k, place in enumerate(places) if place in said_as}
             prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
-            found = studio.draw(prompts, seeds, settled, files, bar.begin, told)
+            found = studio.draw(prompts, seeds, settled, files, bar.begin, finished, given)
             drawn |= dict(zip(places, found, strict=True))
     return [drawn[place] for place in range(len(plan.jobs))]
 
 
-def _told(
+def _finished(
     keep: Callable[[int, Image.Image, Record], None], places: list[int], k: int, image: Image.Image, record: Record
 ) -> None:
     keep(places[k], image, record)

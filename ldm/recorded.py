@@ -87,11 +87,13 @@ class _Company(Settings):
         batch: prompt and seed of every picture that was drawn together with this one, itself among them.
         place_in_batch: of this one.
         pictures: fields of ``PictureFiles``.
+        asked: what was asked for, where the prompt says it in other words.
     """
 
     batch: tuple[tuple[Condition, int], ...] = ()
     place_in_batch: int = Field(default=0, ge=0)
     pictures: dict[str, Any] = Field(default_factory=dict)
+    asked: str | None = None
 
 
 def draw_again(
@@ -128,9 +130,11 @@ def draw_again(
     if company.place_in_batch >= len(together):
         raise UserError(f"the record is of picture {company.place_in_batch} in a batch of {len(together)}")
     drawn = Drawing.checked({**drawing, "negative": record.negative})
+    place = company.place_in_batch
+    asked = {} if company.asked is None else {place: company.asked}
     with _threads(how.threads):
-        found = studio.draw([c for c, _ in together], [s for _, s in together], drawn, files, progress)
-    return found[company.place_in_batch]
+        found = studio.draw([c for c, _ in together], [s for _, s in together], drawn, files, progress, asked=asked)
+    return found[place]
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from ldm.drawing import Drawing
 from ldm.errors import UserError
 from ldm.flops import Meter, unmetered
 from ldm.images import to_pil
+from ldm.knowledge.file import Knowledge, read_knowledge
+from ldm.knowledge.mending import Mended, Mender
 from ldm.metadata.record import Cost, InputFile, ModelUsed, Record, hash_pixels, installed_versions
 from ldm.pipeline import Pipeline, check_request
 from ldm.preview import LatentPreview, preview_of
@@ -39,6 +41,8 @@ PREVIEW_SIDE = 128  # pixels of the pictures that a preview is fitted to
 
 class Studio(Pipeline):
     """A pipeline that knows where its model came from, so that its pictures can be drawn again.
+
+    It draws prompts as they are given; ``mended`` says them in words that the model knows, where it tells which.
 
     Attributes:
         place: where the model was read from; None is the one in the package.
@@ -138,6 +142,32 @@ class Studio(Pipeline):
         with unmetered():
             return preview_of(codec, codec.colours, min(height, largest), min(width, largest))
 
+    @functools.cached_property
+    def knowledge(self) -> Knowledge | None:
+        """What the model's folder says that it can draw; None where it says nothing.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        folder = self.model.folder
+        return read_knowledge(folder) if folder is not None else None
+
+    def mended(self, prompt: str) -> Mended:
+        """A prompt with the nearest known words in place of unknown ones, and which they are.
+
+        It stays as it is where the model does not say what it knows, and where LoRAs are in use, as those may have been
+        trained with any words. Words of textual inversion are known.
+        """
+        if self._mender is None or self.loading.get("loras"):
+            return Mended(prompt, ())
+        return self._mender(prompt)
+
+    @functools.cached_property
+    def _mender(self) -> Mender | None:
+        towers = self.model.conditioner.towers if isinstance(self.model.conditioner, TextConditioner) else ()
+        own = {token.lower() for tower in towers for token in tower.tokenizer.get_added_vocab()}
+        return Mender(self.knowledge, own) if towers and self.knowledge else None
+
     def settled(self, how: Drawing, files: PictureFiles) -> Drawing:
         """The settings that ``draw`` will come to.
 
@@ -155,6 +185,7 @@ class Studio(Pipeline):
         files: PictureFiles = PictureFiles(),  # noqa: B008  frozen, so it can be shared
         progress: Callable[[int], Progress] | None = None,
         finished: Callable[[int, Image.Image, Record], object] | None = None,
+        asked: Mapping[int, str] = MappingProxyType({}),
     ) -> list[tuple[Image.Image, Record]]:
         """Pictures and their records.
 
@@ -165,6 +196,7 @@ class Studio(Pipeline):
             files: pictures to begin from or to follow.
             progress: is told how many moves there will be, and gives what is called after each.
             finished: is given each picture as soon as it is drawn, with its place among them.
+            asked: place -> what was asked for, where that was said otherwise than it is drawn: for the record.
 
         Raises:
             UserError: anything the user can mend.
@@ -176,7 +208,7 @@ class Studio(Pipeline):
             raise UserError("guidance 0 leaves the prompt out; none is 1, which diffusers calls 0 for turbo models")
         batches = self.batches(conditions, settled)
         told = progress and progress(len(batches) * moves(settled, work.inputs, self.model))
-        asked = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}
+        chosen = {**settled.model_dump(mode="json"), "pictures": files.model_dump(mode="json", exclude_defaults=True)}
         weights = _of_weights(self.loading)
         inputs = {**files.named(), **fingerprints(weights.files(), weights.variant, weights.allow_pickle)}
         found: dict[int, tuple[Image.Image, Record]] = {}
@@ -196,7 +228,8 @@ class Studio(Pipeline):
             cost = self._cost(time.perf_counter() - began, len(batch))
             company = [[conditions[i], seeds[i]] for i in batch] if len(batch) > 1 else []
             for place, (i, image) in enumerate(zip(batch, images, strict=True)):
-                drawing = {**asked, **({"batch": company, "place_in_batch": place} if company else {})}
+                drawing = {**chosen, **({"batch": company, "place_in_batch": place} if company else {})}
+                drawing |= {"asked": asked[i]} if i in asked else {}
                 found[i] = image, self._record(conditions[i], seeds[i], drawing, inputs, image, cost)
                 if finished is not None:
                     finished(i, *found[i])

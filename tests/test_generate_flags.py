@@ -117,6 +117,7 @@ ROWS = {
 }
 ELSEWHERE = {"prompts", "seed", "steps", "output"}  # given in every test here
 ELSEWHERE |= {"matrix", "x", "y", "count"}  # in test_generate_sheets.py: they draw several pictures
+ELSEWHERE |= {"as_written"}  # in test_knowledge.py: it is for models that say what they know
 ELSEWHERE |= {"revision", "compile"}  # at the end of this file
 
 
