@@ -14,7 +14,7 @@ from ldm.compare.stages import Found
 from ldm.compare.tables import NOTHING, told
 from ldm.compare.writing import Report, Section
 from ldm.evaluate.metric import LOWER
-from ldm.evaluate.plots import drawn_by, sheet_of
+from ldm.evaluate.plots import drawn_by, logarithmic, sheet_of
 from ldm.evaluate.report import Table
 from ldm.weights.files import read_tensors
 
@@ -46,7 +46,7 @@ def _heading(data: Found) -> list[str]:
     if data["judge"] is not None:
         judge = data["judge"]
         lines.append(f"judge: recognises {judge['accuracy']:.1%} of {judge['pictures']:,} held-out pictures")
-    lines.append("made by: " + ", ".join(f"{key} {value}" for key, value in data["machine"].items()))
+    lines.append("machine: " + ", ".join(f"{key} {value}" for key, value in data["machine"].items()))
     return lines
 
 
@@ -225,6 +225,8 @@ def _speed(figure: Any, data: Found) -> None:
             axes.errorbar(seconds, mean, reach, fmt="o", color=colours[name], capsize=3, label=name)
     floor = spread([distance_of(one["metrics"]) for one in data["real"]]).mean
     axes.axhline(floor, color=_GREY, linestyle=":", linewidth=1, label=REAL)
-    axes.set(xscale="log", yscale="log", xlabel="seconds of a picture")
+    logarithmic(axes, "x")
+    logarithmic(axes, "y")
+    axes.set_xlabel("seconds of a picture")
     axes.set_ylabel(f"{DISTANCE}\n({_networks(data)[0]})")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)

@@ -9,7 +9,7 @@ from ldm.compare.codecs import DRAWING, TRAINING
 from ldm.compare.equal import Spread, spread
 from ldm.compare.results import DISTANCE, FLOPS, SECONDS, STEPS, Results, value_of
 from ldm.compare.tables import told
-from ldm.evaluate.plots import Plot, drawn_by
+from ldm.evaluate.plots import Plot, drawn_by, logarithmic
 
 _GREY = "#999999"
 
@@ -36,7 +36,9 @@ def _learning(figure: Any, results: Results, means: Sequence[str]) -> None:
         for name in results.names:
             _curve(axes, results, name, one, colours[name])
         axes.axhline(floor, color=_GREY, linestyle=":", linewidth=1, label="real pictures")
-        axes.set(xscale="log", yscale="log", xlabel=f"{one} of training")
+        logarithmic(axes, "x")
+        logarithmic(axes, "y")
+        axes.set_xlabel(f"{one} of training")
     panels[0].set_ylabel(f"Fréchet distance\n({results.features})")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False
@@ -88,5 +90,6 @@ def _bars(axes: Any, names: Sequence[str], paper: Sequence[float], clock: Sequen
             label="more pictures a second",
         )
         axes.bar_label(bars, [told(value, "x") for value in heights], fontsize=7, padding=2)
-    axes.set(xticks=list(places), xticklabels=names, yscale="log")
+    axes.set(xticks=list(places), xticklabels=names)
+    logarithmic(axes, "y")
     axes.set_ylim(0.7, 2 * max([*paper, *(one.mean for one in clock)]))

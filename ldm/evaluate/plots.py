@@ -124,13 +124,18 @@ def _pareto(figure: Any, found: Evaluation, features: str) -> None:
 
 def _scale(axes: Any, direction: Literal["x", "y"], values: Sequence[float]) -> None:
     """Logarithmic where the values are of several orders; else its marks would be few and odd."""
+    if min(values) > 0 and max(values) > 10 * min(values):
+        logarithmic(axes, direction)
+
+
+def logarithmic(axes: Any, direction: Literal["x", "y"]) -> None:
+    """Make an axis of matplotlib, whose data are there, logarithmic, with plain numbers that do not touch."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-    if min(values) <= 0 or max(values) <= 10 * min(values):
-        return
     axes.set(**{f"{direction}scale": "log"})
     axis = {"x": axes.xaxis, "y": axes.yaxis}[direction]
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = {"x": axes.dataLim.intervalx, "y": axes.dataLim.intervaly}[direction]
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_locator(NullLocator())
 
