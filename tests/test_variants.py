@@ -13,7 +13,15 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm.errors import UserError
-from ldm.weights.variants import STEMS, find_weights, index_name, read_weights, variants_in, weights_name
+from ldm.weights.variants import (
+    STEMS,
+    find_weights,
+    index_name,
+    read_weights,
+    variants_in,
+    weights_name,
+    write_weights,
+)
 
 NET, TEXT = STEMS
 
@@ -78,6 +86,19 @@ def test_diffusers_reads_what_we_name(folder: Path) -> None:
     net.save_config(folder)
     save_file(net.state_dict(), folder / weights_name(NET, "fp16"), metadata={"format": "pt"})
     assert_same(dict(UNet2DModel.from_pretrained(folder, variant="fp16").state_dict()), net.state_dict())
+
+
+@pytest.mark.parametrize("shard", [None, "4KB", "1GB"])
+def test_diffusers_and_we_read_the_shards_that_we_write(shard: str | None, folder: Path) -> None:
+    net = small_net()
+    net.save_config(folder)
+    write_weights(folder, NET, net.state_dict(), shard)
+    files = sorted(folder.glob("*.safetensors"))
+    assert (len(files) > 1) == (shard == "4KB") == (folder / index_name(NET)).is_file()
+    sizes = {name: value.numel() * value.element_size() for name, value in net.state_dict().items()}
+    assert all(file.stat().st_size < max(4000, *sizes.values()) + 4000 for file in files) or shard != "4KB"
+    assert_same(dict(UNet2DModel.from_pretrained(folder).state_dict()), net.state_dict())
+    assert_same(read_weights(folder, NET), net.state_dict())
 
 
 def test_reading_converts(folder: Path) -> None:

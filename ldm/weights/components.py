@@ -29,8 +29,8 @@ from ldm.models.unet import UNet, UNetConfig
 from ldm.models.vae import AutoencoderKL, VAEConfig, rename_old_attention
 from ldm.schema import explain_all
 from ldm.text_conditioner import Tower
-from ldm.weights.files import load_into, read_json, write_json, write_tensors
-from ldm.weights.variants import read_weights, weights_name
+from ldm.weights.files import load_into, read_json, write_json
+from ldm.weights.variants import read_weights, weights_name, write_weights
 
 STEM, TOWER_STEM = "diffusion_pytorch_model", "model"  # of the files with weights
 _TOWER = "text_model."  # prefix of a text encoder's tensors in files; transformers 5 has none in memory
@@ -71,12 +71,14 @@ def describe(module: nn.Module) -> dict[str, Any]:
     raise TypeError(f"no config.json is known for {type(module).__name__}")
 
 
-def save_module(module: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write ``config.json`` and weights; ``dtype`` converts on the way out."""
+def save_module(
+    module: nn.Module, folder: Path, dtype: torch.dtype | None = None, max_shard_size: str | None = None
+) -> None:
+    """Write ``config.json`` and weights, see ``write_weights``; ``dtype`` converts on the way out."""
     folder.mkdir(parents=True)
     write_json(folder / "config.json", describe(module))
     tensors = module.state_dict()
-    write_tensors(folder / weights_name(STEM), {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
+    write_weights(folder, STEM, {k: v.to(dtype) if dtype else v for k, v in tensors.items()}, max_shard_size)
 
 
 class Reading(NamedTuple):
@@ -148,7 +150,13 @@ def fill_module(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> No
     module.eval()
 
 
-def save_tower(tower: Tower, folder: Path, dtype: torch.dtype | None = None, suffix: str = "") -> None:
+def save_tower(
+    tower: Tower,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    suffix: str = "",
+    max_shard_size: str | None = None,
+) -> None:
     """Write ``text_encoder/`` and ``tokenizer/``; ``dtype`` converts on the way out. With suffix ``_2``, SDXL's second.
 
     As transformers writes them, with the tensor names and the vocabulary files of all its versions: those of
@@ -163,7 +171,7 @@ def save_tower(tower: Tower, folder: Path, dtype: torch.dtype | None = None, suf
     target.mkdir(parents=True)
     write_json(target / "config.json", {**config, "architectures": [type(encoder).__name__]})
     tensors = {tower_name(k): v for k, v in encoder.state_dict().items()}
-    write_tensors(target / weights_name(TOWER_STEM), {k: v.to(dtype) if dtype else v for k, v in tensors.items()})
+    write_weights(target, TOWER_STEM, {k: v.to(dtype) if dtype else v for k, v in tensors.items()}, max_shard_size)
     save_tokenizer(tokenizer, folder / f"tokenizer{suffix}")
 
 

@@ -66,7 +66,7 @@ def _inpainting_channels(channels: int) -> int:
     return 2 * channels + 1  # x_t, the mask, the masked picture
 
 
-def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None, max_shard_size: str | None = None) -> None:
     """Write a model folder; diffusers' ``StableDiffusionPipeline`` opens those with text and VAE.
 
     A model that was there is replaced once the new one is complete.
@@ -75,13 +75,14 @@ def save_model(model: Model, folder: Path, dtype: torch.dtype | None = None) -> 
         model: what to write.
         folder: where to; missing, empty or a model folder.
         dtype: of the tensors in the files; their own by default.
+        max_shard_size: of a file of weights, such as ``40MB``; one file a part by default.
 
     Raises:
         UserError: ``folder`` holds something else, which stays; or it cannot be written.
     """
     check_replaceable(folder)
     with disk_trouble(str(folder)), replacing(folder) as new:
-        _write_parts(model, new, dtype)
+        _write_parts(model, new, dtype, max_shard_size)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -94,18 +95,18 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} holds something that is no model, and would be overwritten: name another folder")
 
 
-def _write_parts(model: Model, folder: Path, dtype: torch.dtype | None) -> None:
-    save_module(model.net, folder / "unet", dtype)
+def _write_parts(model: Model, folder: Path, dtype: torch.dtype | None, size: str | None) -> None:
+    save_module(model.net, folder / "unet", dtype, size)
     (folder / "scheduler").mkdir()
     scheduler = model.process.to_diffusers(model.prediction, clip=model.codec.bounds is not None)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     if isinstance(model.codec, VAECodec):
-        save_module(model.codec.vae, folder / "vae", dtype)
+        save_module(model.codec.vae, folder / "vae", dtype, size)
     if isinstance(model.conditioner, LabelConditioner):
-        save_module(model.conditioner, folder / "label_encoder", dtype)
+        save_module(model.conditioner, folder / "label_encoder", dtype, size)
     if isinstance(model.conditioner, TextConditioner):
         for tower, suffix in zip(model.conditioner.towers, TOWER_SUFFIXES, strict=False):
-            save_tower(tower, folder, dtype, suffix)
+            save_tower(tower, folder, dtype, suffix, size)
     own = {"defaults": model.defaults, "provenance": model.provenance, "size": list(model.size)}
     write_json(folder / INDEX, {**index_of(model, scheduler["_class_name"]), "_ldm": own})
 

@@ -12,14 +12,14 @@ transformers' stem is ``model``, which its pickles call ``pytorch_model``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ldm.errors import UserError
-from ldm.weights.files import convert, read_json, read_tensors
+from ldm.weights.files import convert, read_json, read_tensors, write_json, write_tensors
 from ldm.weights.pickles import FLAG, form_of, read_pickle
 
 STEMS = ("diffusion_pytorch_model", "model")
@@ -102,6 +102,29 @@ def read_weights(
         if lost:
             raise UserError(f"{index} lists {len(lost)} tensors that no shard holds ({', '.join(lost[:3])})")
     return found
+
+
+def write_weights(folder: Path, stem: str, tensors: Mapping[str, Tensor], max_shard_size: str | None = None) -> None:
+    """Write the weights of a part as safetensors: one file, or shards and their list as diffusers does.
+
+    Args:
+        folder: of the part.
+        stem: ``diffusion_pytorch_model`` or ``model``.
+        tensors: by name.
+        max_shard_size: of a file, such as ``40MB``; no shards by default. A tensor is never split.
+    """
+    if max_shard_size is None:
+        write_tensors(folder / weights_name(stem), tensors)
+        return
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    pattern = f"{stem}{{suffix}}.safetensors"
+    split = split_torch_state_dict_into_shards(dict(tensors), filename_pattern=pattern, max_shard_size=max_shard_size)
+    for name, keys in split.filename_to_tensors.items():
+        write_tensors(folder / name, {key: tensors[key] for key in keys})
+    if split.is_sharded:
+        told = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / index_name(stem), told)
 
 
 def _read(path: Path, dtype: torch.dtype | None, allow_pickle: bool) -> dict[str, Tensor]:
