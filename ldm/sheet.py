@@ -174,3 +174,11 @@ def _draw_labels(pen: ImageDraw.ImageDraw, layout: Layout) -> None:
         text.draw(pen, x + wide // 2, top - 2 * apart - text.height, "centre", _FAINT)
     for text, y in zip(layout.rows, layout.tops, strict=False):
         text.draw(pen, left - 2 * apart, y + (high - text.height) // 2, "right", _FAINT)
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets one below the other, on white."""
+    whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), _PAPER)
+    for sheet, top in zip(sheets, accumulate((sheet.height for sheet in sheets), initial=0), strict=False):
+        whole.paste(sheet, (0, top))
+    return whole

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ from ldm.evaluate.starter_marks import Mark, mark
 from ldm.evaluate.starter_prompts import KINDS, Asked, Prompts
 from ldm.images import check_folder, save_image, to_pil
 from ldm.models.picture_judge import PictureJudge
-from ldm.sheet import labelled_sheet
+from ldm.sheet import labelled_sheet, stacked
 from ldm.starter.prepared import Prepared
 
 SHOWN, COLUMNS, SIDE = 40, 8, 128  # pictures of a sheet, in a row, and their height in pixels
@@ -80,12 +79,7 @@ def write_sheet(path: Path, images: Tensor, asked: Sequence[Asked], passed: Sequ
         labels = [f"{'+' if ok else '-'} {a.prompt}" for a, ok in zip(asked[shown], passed[shown], strict=True)]
         small = [image.resize((SIDE, SIDE)) for image in to_pil(images[shown])]
         rows.append(labelled_sheet(small, len(small), labels, []))
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    save_image(sheet, path)
+    save_image(stacked(rows), path)
 
 
 def _told(kind: str, found: Mark) -> str:

@@ -19,6 +19,8 @@ from ldm.evaluate.picture_judge_training import (
     what_to_know,
 )
 from ldm.evaluate.starter_marks import ground_of, ink_of, mark, parts_of
+from ldm.evaluate.starter_nearest import nearest as nearest_of
+from ldm.evaluate.starter_nearest import on_white, things_of
 from ldm.evaluate.starter_prompts import KINDS, Asked, Prompts
 from ldm.images import to_signed
 from ldm.models.picture_judge import PictureJudge, PictureJudgeConfig
@@ -205,3 +207,24 @@ def test_parts_are_the_halves_in_which_the_things_are() -> None:
     top, bottom = parts_of(image, False)
     assert top[0].max() < bottom[0].min()
     assert torch.equal(top[1], bottom[1])
+
+
+def test_a_copy_is_nearest_to_what_it_copies_wherever_it_stands(prepared: Prepared, known: Known) -> None:
+    learned = on_white(cut_outs(prepared, known, 32))
+    scenes = [
+        Scene("colours", (Item(picture, (0.35, 0.6), 0.5),), "white" if k % 2 else "navy")
+        for k, picture in enumerate(known.pictures)
+    ]
+    drawn = to_signed(torch.stack([draw(prepared, scene, 128) for scene in scenes]))
+    found = nearest_of(things_of(drawn, 32), learned)
+    alike = torch.cdist(learned.flatten(1), learned.flatten(1))[range(len(scenes)), found.rows]
+    assert float(alike.max()) * (3 * 32 * 32) ** -0.5 < 0.05  # itself, or one that looks as it does
+    assert float(found.distances.max()) < 0.25
+    others = nearest_of(learned, learned, apart=True)
+    assert not (others.rows == torch.arange(len(learned))).any()
+    direct = torch.cdist(learned.flatten(1).double(), learned.flatten(1).double()).fill_diagonal_(torch.inf)
+    torch.testing.assert_close(others.distances.double(), direct.amin(1) * (3 * 32 * 32) ** -0.5, atol=2e-3, rtol=0)
+
+
+def test_nothing_but_ground_is_white() -> None:
+    assert torch.equal(things_of(torch.full((2, 3, 64, 64), 0.3), 16), torch.ones(2, 3, 16, 16))

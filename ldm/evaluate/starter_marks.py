@@ -126,9 +126,13 @@ def ground_of(image: Tensor) -> Rgb:
 
 def ink_of(image: Tensor) -> Rgb | None:
     """The middle colour of what is not ground in a picture, uint8 (3, H, W); None where all of it is ground."""
-    ground = torch.tensor(ground_of(image))[:, None, None]
-    ink = image[:, (image.int() - ground).abs().amax(0) > _AWAY]
+    ink = image[:, is_thing(image, ground_of(image))]
     return _median(ink) if ink.shape[1] else None
+
+
+def is_thing(image: Tensor, ground: Rgb) -> Tensor:
+    """Where a picture, uint8 (3, H, W), differs from its ground: bool (H, W)."""
+    return (image.int() - torch.tensor(ground)[:, None, None]).abs().amax(0) > _AWAY
 
 
 def _median(pixels: Tensor) -> Rgb:
