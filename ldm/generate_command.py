@@ -187,7 +187,7 @@ def _note(unknown: list[Unknown], model: str | None) -> None:
     """Say which words are unknown, and what can be done about it."""
     changed = any(each.nearest is not None for each in unknown)
     hints = [f"`ldm prompts{f' {model}' if model else ''}` shows what it knows"]
-    hints += ["--as-written leaves all words as they are"] if changed else []
+    hints += ["--as-written draws all words as they are"] if changed else []
     print(printable(f"note: {told(unknown)} ({'; '.join(hints)})"), file=sys.stderr)
 
 

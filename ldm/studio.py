@@ -164,9 +164,11 @@ class Studio(Pipeline):
 
     @functools.cached_property
     def _mender(self) -> Mender | None:
-        towers = self.model.conditioner.towers if isinstance(self.model.conditioner, TextConditioner) else ()
-        own = {token.lower() for tower in towers for token in tower.tokenizer.get_added_vocab()}
-        return Mender(self.knowledge, own) if towers and self.knowledge else None
+        conditioner = self.model.conditioner
+        if not isinstance(conditioner, TextConditioner) or self.knowledge is None:
+            return None
+        own = {token.lower() for tower in conditioner.towers for token in tower.tokenizer.get_added_vocab()}
+        return Mender(self.knowledge, own)
 
     def settled(self, how: Drawing, files: PictureFiles) -> Drawing:
         """The settings that ``draw`` will come to.
