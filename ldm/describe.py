@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.errors import UserError
+from ldm.knowledge.file import read_knowledge
 from ldm.weights.absent import near
 from ldm.weights.embedded import DEFAULT, as_path
 from ldm.weights.families import FAMILIES
@@ -118,6 +119,9 @@ def _of_folder(folder: Path, allow_pickle: bool) -> Iterator[str]:
         yield f"scheduler: {_scheduler(scheduler)}"
         if "_ldm" not in index and "unet" in parts:
             own = Own.checked({"defaults": habits(scheduler, len(parts & {*TEXT_ENCODERS}))})
+    if known := read_knowledge(folder):
+        things = sum(len(group.things) for group in known.groups)
+        yield f"knows: {things:,} things in {len(known.styles)} styles (ldm prompts names them)"
     yield from _own(own)
 
 

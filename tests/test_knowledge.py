@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
+import torch
 from generate_lab import pixels, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from starter_lab import EMOJI, ICONS, SIDE, make_packages
 from tiny_models import written
 
 import ldm
+from ldm.describe import describe
 from ldm.errors import UserError
 from ldm.knowledge.file import KNOWS, Knowledge, read_knowledge, write_knowledge
 from ldm.knowledge.ideas import ideas
@@ -25,6 +28,8 @@ from ldm.starter.knowledge import knowledge_of
 from ldm.starter.preparing import prepare
 from ldm.starter.settings import StarterConfig
 from ldm.starter.source import StarterSource
+from ldm.weights.converting import convert_model
+from ldm.weights.embedded import as_path
 from ldm.weights.model import load_model, save_model
 
 pytest.importorskip("resvg_py")
@@ -73,6 +78,15 @@ def mender(knowledge: Knowledge) -> Mender:
 
 
 # ------------------------------------------------------------------------------- the file
+
+
+def test_a_converted_folder_keeps_it_and_info_tells_of_it(knowledge: Knowledge, tmp_path: Path) -> None:
+    copytree(as_path("ldm:mnist_text"), tmp_path / "model")
+    write_knowledge(knowledge, tmp_path / "model")
+    convert_model(tmp_path / "model", tmp_path / "half", "diffusers", dtype=torch.float16)
+    assert read_knowledge(tmp_path / "half") == knowledge
+    things = sum(1 for _ in knowledge.members())
+    assert f"knows: {things} things in {len(knowledge.styles)} styles" in describe(str(tmp_path / "half"))
 
 
 def test_what_is_written_is_read(knowledge: Knowledge, tmp_path: Path) -> None:

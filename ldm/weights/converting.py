@@ -7,6 +7,7 @@ header, where we find it again.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import UserError, choose
+from ldm.knowledge.file import KNOWS
 from ldm.publishing import disk_trouble, replacing
 from ldm.weights.components import STEM, TOWER_STEM, save_tokenizer
 from ldm.weights.contents import Contents, Vocabulary, part_alone, read_part, read_whole
@@ -191,6 +193,8 @@ def _write_folder(
                 progress(done, told.size)
         for name, vocabulary in contents.tokenizers.items():
             _write_tokenizer(new / name, vocabulary)
+        if (contents.place / KNOWS).is_file():
+            shutil.copyfile(contents.place / KNOWS, new / KNOWS)
     return told
 
 
