@@ -12,6 +12,18 @@ from tiny_models import MODELS, written
 
 torch.set_num_threads(1)
 
+# Files of minutes, which would leave all processes but one idle if they came last: each runs in one process.
+LONGEST = (
+    *("readme", "notebook", "training_processes", "benchmarks_smoke", "signals", "compare", "fsdp", "recorded"),
+    *("evaluate_command", "imports", "compare_families", "fidelity"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; pyproject.toml keeps pytest-xdist from an order of its own."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

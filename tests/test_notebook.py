@@ -54,6 +54,11 @@ def parameters(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return cell
 
 
+# a minute, most of it in what test_compare.py and the README's commands run too
+SLOW = pytest.param("pixel_vs_latent", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [SLOW if name in SLOW.values else name for name in FEWER], indirect=True)
 def test_it_runs_from_top_to_bottom(
     name: str, stored: nbformat.NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
