@@ -24,6 +24,7 @@ from ldm.sheet import labelled_sheet, stacked
 from ldm.starter.prepared import Prepared
 
 SIDE, SHOWN, COLUMNS = 48, 96, 10  # of the squares that are compared, and as they are shown
+AT_ONCE = 20  # pictures that are drawn together
 QUANTILE = 0.01  # of training pictures come as near to another one as what is called a copy
 
 
@@ -36,8 +37,10 @@ def main() -> None:
     asked = Prompts(prepared, PictureJudge.load(options.judge).config).single(options.count, options.seed)
     pipeline = ldm.load(options.model)
     images = []
-    for i, told in enumerate(tqdm(asked, desc="drawing", unit="picture", disable=None)):
-        images.append(pipeline.generate([told.prompt], [options.seed + i], prompt_syntax="plain"))
+    for start in tqdm(range(0, len(asked), AT_ONCE), desc="drawing", unit="batch", disable=None):
+        prompts = [told.prompt for told in asked[start : start + AT_ONCE]]
+        seeds = [options.seed + start + k for k in range(len(prompts))]
+        images.append(pipeline.generate(prompts, seeds, prompt_syntax="plain"))
     things = things_of(torch.cat(images), SIDE)
     found = nearest(things, learned)
     among = nearest(learned, learned, apart=True).distances

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.models.judge_file import read_judge, write_judge
 from ldm.schema import Settings
 
 _SIDE = 28
+_KIND = "digit judge"
 
 
 class JudgeConfig(Settings):
@@ -79,9 +79,7 @@ class DigitJudge(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights and sizes to one safetensors file; folders are made as needed."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, path, metadata={"config": self.config.model_dump_json(), "kind": "digit judge"})
+        write_judge(Path(path), self, self.config, _KIND)
 
     @classmethod
     def load(cls, path: str | Path) -> DigitJudge:
@@ -90,17 +88,8 @@ class DigitJudge(nn.Module):
         Raises:
             UserError: the file is missing, damaged, or not a judge.
         """
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file, expected a judge; scripts/train_judge.py makes one")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise UserError(f"{path}: is not a whole safetensors file ({error})") from error
-        if metadata.get("kind") != "digit judge":
-            raise UserError(f"{path}: its header says kind {metadata.get('kind')!r}, expected 'digit judge'")
-        judge = cls(JudgeConfig.model_validate_json(metadata["config"]))
+        config, tensors = read_judge(Path(path), _KIND, "scripts/train_judge.py")
+        judge = cls(JudgeConfig.model_validate_json(config))
         judge.load_state_dict(tensors)
         return judge.eval().requires_grad_(False)
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveInt
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ldm.errors import UserError
+from ldm.models.judge_file import read_judge, write_judge
 from ldm.schema import Settings
 
 _KIND = "picture judge"
@@ -108,9 +107,7 @@ class PictureJudge(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write weights, names and sizes to one safetensors file; folders are made as needed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, path, metadata={"config": self.config.model_dump_json(), "kind": _KIND})
+        write_judge(path, self, self.config, _KIND)
 
     @classmethod
     def load(cls, path: Path) -> PictureJudge:
@@ -119,16 +116,7 @@ class PictureJudge(nn.Module):
         Raises:
             UserError: the file is missing, damaged, or no judge of pictures.
         """
-        if not path.is_file():
-            raise UserError(f"{path}: no such file, expected a judge; scripts/train_starter_judge.py makes one")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise UserError(f"{path}: is not a whole safetensors file ({error})") from error
-        if metadata.get("kind") != _KIND:
-            raise UserError(f"{path}: its header says kind {metadata.get('kind')!r}, expected {_KIND!r}")
-        judge = cls(PictureJudgeConfig.model_validate_json(metadata["config"]))
+        config, tensors = read_judge(path, _KIND, "scripts/train_starter_judge.py")
+        judge = cls(PictureJudgeConfig.model_validate_json(config))
         judge.load_state_dict(tensors)
         return judge.eval().requires_grad_(False)

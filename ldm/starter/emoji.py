@@ -7,23 +7,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ldm.starter.nouns import english_noun, korean_noun
 from ldm.starter.packages import read_members
+from ldm.starter.settings import Group
 
-GROUPS = (
-    "smileys-emotion",
-    "people-body",
-    "component",
-    "animals-nature",
-    "food-drink",
-    "travel-places",
-    "activities",
-    "objects",
-    "symbols",
-    "flags",
-)
+GROUPS: tuple[Group, ...] = get_args(Group)  # in the order of their numbers
 _SKINS, _COMPONENTS = range(0x1F3FB, 0x1F400), 2
 # in the order in which they are trusted
 _SHORTCODES = tuple(f"en/shortcodes/{name}.json" for name in ("cldr", "emojibase", "joypixels", "iamcal", "github"))

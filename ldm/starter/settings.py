@@ -14,6 +14,7 @@ Kind = Literal["single", "colours", "pairs", "triples", "glyphs", "avatars"]
 Group = Literal[
     "smileys-emotion",
     "people-body",
+    "component",
     "animals-nature",
     "food-drink",
     "travel-places",
